@@ -1,0 +1,3 @@
+//! The launcher: one thread that makes and ends sessions.
+
+pub mod protocol;
