@@ -586,7 +586,7 @@ impl FromInit {
     /// The packet, in a buffer on the stack: whoever sends it may not be able to allocate.
     #[must_use]
     pub fn encode(&self) -> Packet {
-        let packet = Packet::default();
+        let packet = Packet { bytes: [0; 56], length: 0 };
         match *self {
             Self::Ready { pid } => packet.u8(1).u32(pid.cast_unsigned()),
             Self::Failed { stage, errno } => packet.u8(2).u8(stage as u8).u32(errno.cast_unsigned()),
@@ -646,7 +646,7 @@ impl FromInit {
 }
 
 /// A small packet on the stack.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub struct Packet {
     bytes: [u8; 56],
     length: usize,
