@@ -1,1 +1,5 @@
-fn main(){}
+//! `trl-launcher`: see [`trl::launcher`].
+
+fn main() {
+    std::process::exit(trl::launcher::main());
+}

@@ -1,3 +1,303 @@
-//! The launcher: one thread that makes and ends sessions.
+//! The launcher: one thread that makes and ends sessions, and the inits that it forks.
+//!
+//! It reads plans from the daemon, never a client's bytes, and no value of an environment ever passes it. It
+//! re-checks every message: bounded before decoded, in phase, and no session as root. Started as root it keeps
+//! three capabilities (see [`crate::layers::capabilities`]); started by anybody else it has none.
+//!
+//! It is a subreaper: what an init leaves behind when it is killed lands here and is ended here. It can end a
+//! session without its init's help. End-of-file from the daemon ends everything.
 
+pub mod init;
 pub mod protocol;
+
+use crate::plan::SessionPlan;
+use crate::sys::{clone, mark, process, socket, tree};
+use protocol::{FromLauncher, MAX_PACKET, Stage, ToLauncher, VERSION};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+/// How long ending a session may take here.
+const KILL_BOUND: Duration = Duration::from_secs(3);
+/// How long cleaning up after an earlier life may take.
+const ORPHAN_BOUND: Duration = Duration::from_secs(5);
+/// More sessions than this at once are refused, whatever the daemon says.
+const MAX_SESSIONS: usize = 16 * 1024;
+
+struct Session {
+    number: u64,
+    killed: u32,
+}
+
+struct Launcher {
+    control: OwnedFd,
+    program: OwnedFd,
+    mark: Option<u64>,
+    sessions: BTreeMap<i32, Session>,
+}
+
+/// The program: reads its socket from descriptor 3; with `--probe`, is the process that evidence is read from.
+#[must_use]
+pub fn main() -> i32 {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|argument| argument == "--probe")
+    {
+        return probe();
+    }
+    match start() {
+        Ok(mut launcher) => launcher.0.serve(&launcher.1),
+        Err(error) => {
+            eprintln!("trl-launcher: {error}; it is started by `trl`, not by hand");
+            1
+        }
+    }
+}
+
+/// Stays until its standard input ends.
+fn probe() -> i32 {
+    i32::from(io::copy(&mut io::stdin(), &mut io::sink()).is_err())
+}
+
+fn start() -> io::Result<(Launcher, OwnedFd)> {
+    let control = process::inherited(3)?;
+    process::close_from(4)?;
+    process::set_name(c"trl-launcher");
+    process::become_subreaper()?;
+    process::set_not_dumpable()?;
+    crate::layers::capabilities::keep_launchers().map_err(|set| {
+        io::Error::other(format!("dropping capabilities of the {set} set failed"))
+    })?;
+    let program = std::fs::File::open("/proc/self/exe")?;
+    let null = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    // Inits are forked from here, and 0 to 2 must be taken in them, by nothing of the daemon's.
+    nix::unistd::dup2_stdin(&null)?;
+    nix::unistd::dup2_stdout(&null)?;
+    let signals = process::signal_descriptor()?;
+    Ok((
+        Launcher {
+            control,
+            program: program.into(),
+            mark: None,
+            sessions: BTreeMap::new(),
+        },
+        signals,
+    ))
+}
+
+impl Launcher {
+    fn say(&self, message: &FromLauncher) {
+        // A daemon that is gone is seen as end-of-file in the loop.
+        socket::send(self.control.as_fd(), &message.encode(), &[]).ok();
+    }
+
+    fn serve(&mut self, signals: &OwnedFd) -> i32 {
+        let mut buffer = vec![0u8; MAX_PACKET];
+        loop {
+            let Ok((message, signal)) =
+                socket::wait_readable(self.control.as_fd(), signals.as_fd())
+            else {
+                return self.end();
+            };
+            if signal {
+                // What the signal was is seen by waiting; SIGTERM from outside is not obeyed: end-of-file is.
+                while process::take_signal(signals).is_some() {}
+                self.reap();
+            }
+            if !message {
+                continue;
+            }
+            let received = match socket::receive(self.control.as_fd(), &mut buffer) {
+                Ok(None) => continue,
+                Ok(Some(received)) if received.length > 0 => received,
+                _ => return self.end(),
+            };
+            let in_order = match ToLauncher::decode(&buffer[..received.length]) {
+                Ok(message) => self.handle(message, received.descriptors),
+                Err(_) => false,
+            };
+            if !in_order {
+                return self.end();
+            }
+        }
+    }
+
+    /// Carries out one message; false for one that is out of phase.
+    fn handle(&mut self, message: ToLauncher, descriptors: Vec<OwnedFd>) -> bool {
+        match (message, self.mark) {
+            (ToLauncher::Hello { version, mark }, None)
+                if version == VERSION && mark::is_mark(mark) =>
+            {
+                self.mark = Some(mark);
+                let (orphans_found, orphans_left) = tree::kill_marked(mark, ORPHAN_BOUND);
+                self.say(&FromLauncher::Ready {
+                    orphans_found,
+                    orphans_left,
+                });
+                true
+            }
+            (ToLauncher::Create { session, plan }, Some(mark)) => {
+                let Ok([control]) = <[OwnedFd; 1]>::try_from(descriptors) else {
+                    return false;
+                };
+                self.create(session, plan, mark, control);
+                true
+            }
+            (ToLauncher::Kill { session }, Some(_)) => {
+                self.kill(session);
+                true
+            }
+            (ToLauncher::Sweep, Some(mark)) => {
+                self.sweep(mark);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn create(&mut self, session: u64, plan: SessionPlan, mark: u64, control: OwnedFd) {
+        let known = self.sessions.values().any(|other| other.number == session);
+        if known
+            || plan.mark != mark
+            || plan.uid == 0
+            || plan.gid == 0
+            || self.sessions.len() >= MAX_SESSIONS
+        {
+            let refused = FromLauncher::CreateFailed {
+                session,
+                stage: Stage::Plan,
+                errno: libc::EPERM,
+            };
+            return self.say(&refused);
+        }
+        match clone::fork_single_threaded() {
+            Ok(0) => {
+                let code = self.become_init(plan, control);
+                crate::sys::raw::exit(code)
+            }
+            Ok(pid) => {
+                self.sessions.insert(
+                    pid,
+                    Session {
+                        number: session,
+                        killed: 0,
+                    },
+                );
+                self.say(&FromLauncher::Created { session, pid });
+            }
+            Err(errno) => self.say(&FromLauncher::CreateFailed {
+                session,
+                stage: Stage::Clone,
+                errno,
+            }),
+        }
+    }
+
+    fn become_init(&mut self, plan: SessionPlan, control: OwnedFd) -> i32 {
+        let Ok(program) = self.program.try_clone() else {
+            return 1;
+        };
+        // Only the two that are wanted are kept: the rest of the launcher's descriptors is closed here.
+        let Ok((control, program)) = crate::sys::process::keep_two(control, program) else {
+            return 1;
+        };
+        init::run(plan, control, program)
+    }
+
+    fn kill(&mut self, session: u64) {
+        let Some((pid, entry)) = self
+            .sessions
+            .iter_mut()
+            .find(|(_, entry)| entry.number == session)
+        else {
+            return;
+        };
+        let pid = *pid;
+        let done = tree::kill_descendants(pid, KILL_BOUND, &|_| false, &mut || {});
+        entry.killed = entry.killed.saturating_add(done.killed);
+        process::kill(pid, libc::SIGKILL).ok();
+    }
+
+    /// Takes over what the kernel says of the launcher's children. `Ended` is said when nothing is left that an
+    /// ended init may have left behind.
+    fn reap(&mut self) {
+        let mut ended = Vec::new();
+        loop {
+            match process::wait_any() {
+                process::Waited::Stopped(pid) => {
+                    process::kill(pid, libc::SIGCONT).ok();
+                }
+                process::Waited::Ended(pid, status) => {
+                    if let Some(session) = self.sessions.remove(&pid) {
+                        ended.push((session, status));
+                    }
+                }
+                process::Waited::Nothing | process::Waited::NoChild => break,
+            }
+        }
+        if ended.is_empty() {
+            return;
+        }
+        let strays = self.kill_strays();
+        for (session, status) in ended {
+            let killed = session.killed.saturating_add(strays);
+            self.say(&FromLauncher::Ended {
+                session: session.number,
+                status,
+                killed,
+            });
+        }
+    }
+
+    /// Ends what descends from the launcher but from no living init.
+    fn kill_strays(&self) -> u32 {
+        let own = nix::unistd::getpid().as_raw();
+        let inits = &self.sessions;
+        let mut reap = || {
+            for (pid, parent) in tree::descendants(own, &|pid| inits.contains_key(&pid)) {
+                if parent == own {
+                    let flag = Some(nix::sys::wait::WaitPidFlag::WNOHANG);
+                    nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), flag).ok();
+                }
+            }
+        };
+        tree::kill_descendants(own, KILL_BOUND, &|pid| inits.contains_key(&pid), &mut reap).killed
+    }
+
+    fn sweep(&mut self, mark: u64) {
+        self.reap();
+        let own = nix::unistd::getpid().as_raw();
+        let mut strays = self.kill_strays();
+        let ours = tree::descendants(own, &|_| false);
+        for pid in mark::all(mark)
+            .into_iter()
+            .filter(|pid| !ours.contains_key(pid))
+        {
+            // Made since the walk, or truly lost: only what has no living init above it is ended.
+            if let Ok(handle) = process::pidfd_open(pid)
+                && !tree::descends_from(pid, own)
+                && mark::of_process(pid) == Some(mark)
+                && process::pidfd_signal(&handle, libc::SIGKILL).is_ok()
+            {
+                strays += 1;
+            }
+        }
+        self.say(&FromLauncher::Swept { zombies: 0, strays });
+    }
+
+    /// The daemon is gone or out of its mind: ends everything.
+    fn end(&mut self) -> i32 {
+        let own = nix::unistd::getpid().as_raw();
+        let done = tree::kill_descendants(own, KILL_BOUND, &|_| false, &mut || {
+            while matches!(process::wait_any(), process::Waited::Ended(..)) {}
+        });
+        let left = self
+            .mark
+            .map_or((0, 0), |mark| tree::kill_marked(mark, KILL_BOUND));
+        i32::from(!done.complete || left.1 > 0)
+    }
+}

@@ -1,1 +1,11 @@
-//! (to be written)
+//! The kernel's interface: the only place with `unsafe`. Knows nothing of sessions or policies.
+
+pub mod clone;
+pub mod environ;
+pub mod mark;
+pub mod process;
+pub mod raw;
+pub mod slot;
+pub mod socket;
+pub mod spawn;
+pub mod tree;

@@ -1,0 +1,264 @@
+//! Processes: handles, waiting, and what a supervisor sets on itself.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// `pidfd_open(2)`; close-on-exec.
+///
+/// # Errors
+/// `ESRCH` where there is no such process.
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes two numbers.
+    let descriptor = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: a descriptor that the kernel just made for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) })
+}
+
+/// `pidfd_send_signal(2)`.
+///
+/// # Errors
+/// `ESRCH` where the process has ended, `EPERM`.
+pub fn pidfd_signal(handle: &OwnedFd, signal: i32) -> io::Result<()> {
+    // SAFETY: a live descriptor, numbers, and a null siginfo, which is allowed.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            handle.as_raw_fd(),
+            signal,
+            0usize,
+            0,
+        )
+    })
+    .map(drop)
+}
+
+/// `kill(2)`.
+///
+/// # Errors
+/// The kernel's.
+pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: takes two numbers.
+    check(libc::c_long::from(unsafe { libc::kill(pid, signal) })).map(drop)
+}
+
+/// What `wait` saw of a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waited {
+    /// Nothing has changed.
+    Nothing,
+    /// There is no child at all: the kernel's word that nothing descends from the caller.
+    NoChild,
+    /// One was stopped.
+    Stopped(i32),
+    /// One has ended and was reaped: pid and wait status.
+    Ended(i32, i32),
+}
+
+/// `waitpid(-1, WNOHANG | WUNTRACED)`.
+#[must_use]
+pub fn wait_any() -> Waited {
+    let mut status = 0;
+    // SAFETY: a pointer to an int of ours.
+    let pid = unsafe {
+        libc::waitpid(
+            -1,
+            &raw mut status,
+            libc::WNOHANG | libc::WUNTRACED | libc::__WALL,
+        )
+    };
+    match pid {
+        0 => Waited::Nothing,
+        -1 if io::Error::last_os_error().raw_os_error() == Some(libc::ECHILD) => Waited::NoChild,
+        -1 => Waited::Nothing,
+        pid if libc::WIFSTOPPED(status) => Waited::Stopped(pid),
+        pid => Waited::Ended(pid, status),
+    }
+}
+
+fn prctl(option: i32, argument: libc::c_ulong) -> io::Result<()> {
+    // SAFETY: the options used here take one number.
+    check(libc::c_long::from(unsafe {
+        libc::prctl(option, argument, 0, 0, 0)
+    }))
+    .map(drop)
+}
+
+/// Makes orphans of this process's descendants its children.
+///
+/// # Errors
+/// The kernel's.
+pub fn become_subreaper() -> io::Result<()> {
+    prctl(libc::PR_SET_CHILD_SUBREAPER, 1)
+}
+
+/// No core dump, no ptrace, `/proc/<pid>` closed to the own uid.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_not_dumpable() -> io::Result<()> {
+    prctl(libc::PR_SET_DUMPABLE, 0)?;
+    let none = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: a pointer to an initialised struct.
+    check(libc::c_long::from(unsafe {
+        libc::setrlimit(libc::RLIMIT_CORE, &raw const none)
+    }))
+    .map(drop)
+}
+
+/// `PR_SET_NO_NEW_PRIVS`.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_no_new_privileges() -> io::Result<()> {
+    prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
+}
+
+/// The signal that this process gets when the thread that made it ends; to be set again after a change of
+/// credentials, which clears it.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_parent_death_signal(signal: i32) -> io::Result<()> {
+    prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong)
+}
+
+/// The name in `ps`, 15 bytes at most.
+pub fn set_name(name: &std::ffi::CStr) {
+    // SAFETY: a NUL-terminated string that outlives the call.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
+}
+
+/// Blocks every signal and yields a descriptor that reports SIGCHLD and SIGTERM. SIGPIPE gets its default
+/// back, so that commands do not inherit an ignored one.
+///
+/// # Errors
+/// The kernel's.
+pub fn signal_descriptor() -> io::Result<OwnedFd> {
+    // SAFETY: the sets are initialised by sigfillset and sigemptyset before use; the handlers are the default.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        let mut wanted: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::sigemptyset(&raw mut wanted);
+        libc::sigaddset(&raw mut wanted, libc::SIGCHLD);
+        libc::sigaddset(&raw mut wanted, libc::SIGTERM);
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
+        let descriptor = libc::signalfd(
+            -1,
+            &raw const wanted,
+            libc::SFD_CLOEXEC | libc::SFD_NONBLOCK,
+        );
+        check(libc::c_long::from(descriptor))?;
+        Ok(OwnedFd::from_raw_fd(descriptor))
+    }
+}
+
+/// Takes one pending signal from the descriptor.
+#[must_use]
+pub fn take_signal(descriptor: &OwnedFd) -> Option<i32> {
+    // SAFETY: all zeroes is a valid value of this plain struct, and the kernel fills in at most its size.
+    unsafe {
+        let mut info: libc::signalfd_siginfo = std::mem::zeroed();
+        let size = size_of::<libc::signalfd_siginfo>();
+        let got = libc::read(descriptor.as_raw_fd(), (&raw mut info).cast(), size);
+        (got == size as isize).then_some(info.ssi_signo as i32)
+    }
+}
+
+/// Closes every descriptor from `first` on. For the first lines of a program.
+///
+/// # Errors
+/// `ENOSYS` before Linux 5.9.
+pub fn close_from(first: u32) -> io::Result<()> {
+    // SAFETY: called before anything owns a descriptor in that range.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
+}
+
+/// Takes over a descriptor that this process was started with.
+///
+/// # Errors
+/// `EBADF` where it is not open.
+pub fn inherited(descriptor: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_SETFD takes numbers; after it succeeded the descriptor is open, and its one owner is made here.
+    unsafe {
+        check(libc::c_long::from(libc::fcntl(
+            descriptor,
+            libc::F_SETFD,
+            libc::FD_CLOEXEC,
+        )))?;
+        Ok(OwnedFd::from_raw_fd(descriptor))
+    }
+}
+
+/// Sets a soft and hard limit of the calling process, never above the hard limit it has.
+///
+/// # Errors
+/// The kernel's.
+pub fn limit_own(resource: u32, value: u64) -> io::Result<()> {
+    // SAFETY: pointers to structs of ours.
+    unsafe {
+        let mut now = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        check(libc::c_long::from(libc::getrlimit(resource, &raw mut now)))?;
+        let value = value.min(now.rlim_max);
+        let limit = libc::rlimit {
+            rlim_cur: value,
+            rlim_max: value,
+        };
+        check(libc::c_long::from(libc::setrlimit(
+            resource,
+            &raw const limit,
+        )))
+        .map(drop)
+    }
+}
+
+/// Keeps two descriptors, close-on-exec, and closes every other from 3 on.
+///
+/// # Errors
+/// The kernel's.
+pub fn keep_two(first: OwnedFd, second: OwnedFd) -> io::Result<(OwnedFd, OwnedFd)> {
+    let duplicate = |descriptor: &OwnedFd| -> io::Result<RawFd> {
+        // SAFETY: numbers only; 64 and up are free of the launcher's own, or the kernel picks the next.
+        check(libc::c_long::from(unsafe {
+            libc::fcntl(descriptor.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 64)
+        }))
+        .map(|descriptor| descriptor as RawFd)
+    };
+    let (a, b) = (duplicate(&first)?, duplicate(&second)?);
+    // SAFETY: the caller is a fresh fork that goes on with these two alone: whatever else it inherited is never
+    // used again, and `_exit` runs no destructor.
+    unsafe {
+        std::mem::forget((first, second));
+        check(libc::syscall(libc::SYS_close_range, 3, a.min(b) - 1, 0))?;
+        if a.abs_diff(b) > 1 {
+            check(libc::syscall(
+                libc::SYS_close_range,
+                a.min(b) + 1,
+                a.max(b) - 1,
+                0,
+            ))?;
+        }
+        check(libc::syscall(
+            libc::SYS_close_range,
+            a.max(b) + 1,
+            u32::MAX,
+            0,
+        ))?;
+        Ok((OwnedFd::from_raw_fd(a), OwnedFd::from_raw_fd(b)))
+    }
+}
