@@ -1,0 +1,271 @@
+//! Speaks the launcher's and the init's protocol to the real launcher, as a daemon would and as none would.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use trl::launcher::protocol::{
+    FromInit, FromLauncher, SpawnHeader, Stage, Target, ToInit, ToLauncher, VERSION, spawn_packets,
+};
+use trl::plan::{Rlimit, SessionPlan};
+use trl::sys::{mark, socket};
+
+const BOUND: Duration = Duration::from_secs(10);
+
+struct Launcher {
+    control: OwnedFd,
+    child: std::process::Child,
+    mark: u64,
+    uid: u32,
+}
+
+fn receive(socket: &OwnedFd) -> Option<Vec<u8>> {
+    let mut buffer = vec![0; 65536];
+    let deadline = Instant::now() + BOUND;
+    loop {
+        match socket::receive(socket.as_fd(), &mut buffer).unwrap() {
+            Some(received) if received.length == 0 => return None,
+            Some(received) => return Some(buffer[..received.length].to_vec()),
+            None => {
+                assert!(Instant::now() < deadline, "no answer within {BOUND:?}");
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        }
+    }
+}
+
+impl Launcher {
+    fn start(name: &str) -> Self {
+        use std::os::unix::process::CommandExt;
+        let (ours, theirs) = socket::seqpacket_pair().unwrap();
+        // A shell moves the socket to descriptor 3: `Command` can only place 0 to 2.
+        let child = std::process::Command::new("/bin/sh")
+            .args(["-c", "exec \"$0\" 3<&0 0</dev/null"])
+            .arg(env!("CARGO_BIN_EXE_trl-launcher"))
+            .stdin(theirs)
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let mark = mark::of_instance(&PathBuf::from(format!("{name}-{}", std::process::id())));
+        let own = nix::unistd::geteuid().as_raw();
+        let launcher = Self { control: ours, child, mark, uid: if own == 0 { 1_900_000_700 } else { own } };
+        launcher.say(&ToLauncher::Hello { version: VERSION, mark }, &[]);
+        assert!(matches!(launcher.next(), Some(FromLauncher::Ready { orphans_left: 0, .. })));
+        launcher
+    }
+
+    fn say(&self, message: &ToLauncher, descriptors: &[i32]) {
+        socket::send(self.control.as_fd(), &message.encode(), descriptors).unwrap();
+    }
+
+    fn next(&self) -> Option<FromLauncher> {
+        receive(&self.control).map(|packet| FromLauncher::decode(&packet).unwrap())
+    }
+
+    fn plan(&self) -> SessionPlan {
+        SessionPlan {
+            uid: self.uid,
+            gid: self.uid,
+            mark: self.mark,
+            umask: 0o077,
+            nproc: 200,
+            no_new_privileges: true,
+            working_dir: b"/".to_vec(),
+            shell: b"/bin/sh".to_vec(),
+            rlimits: vec![Rlimit { resource: libc::RLIMIT_NOFILE, soft: 256, hard: 256 }],
+        }
+    }
+
+    fn create(&self, session: u64, plan: SessionPlan) -> (OwnedFd, FromLauncher) {
+        let (ours, theirs) = socket::seqpacket_pair().unwrap();
+        self.say(&ToLauncher::Create { session, plan }, &[theirs.as_raw_fd()]);
+        (ours, self.next().unwrap())
+    }
+
+    fn session(&self, session: u64) -> (OwnedFd, i32) {
+        let (socket, answer) = self.create(session, self.plan());
+        let FromLauncher::Created { pid, .. } = answer else { panic!("{answer:?}") };
+        assert!(matches!(from_init(&socket), Some(FromInit::Ready { .. })));
+        (socket, pid)
+    }
+
+    fn marked(&self) -> usize {
+        mark::all(self.mark).len()
+    }
+
+    fn wait_for_none(&self) {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while self.marked() > 0 {
+            assert!(Instant::now() < deadline, "{} processes are left", self.marked());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Launcher {
+    fn drop(&mut self) {
+        // Ended by the test already, or ended here: both are fine.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn from_init(socket: &OwnedFd) -> Option<FromInit> {
+    receive(socket).map(|packet| FromInit::decode(&packet).unwrap())
+}
+
+fn spawn(socket: &OwnedFd, exec: u64, argv: &[&str]) -> std::fs::File {
+    let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let argv: Vec<&[u8]> = argv.iter().map(|text| text.as_bytes()).collect();
+    let header = SpawnHeader { exec, want_started: true, ..Default::default() };
+    let path = trl::secret::Secret::copy_from(b"/usr/bin:/bin");
+    let packets = spawn_packets(header, None, &argv, &BTreeMap::from([("PATH", &path)])).unwrap();
+    for (index, packet) in packets.iter().enumerate() {
+        let three = [null.as_raw_fd(), writer.as_raw_fd(), writer.as_raw_fd()];
+        socket::send(socket.as_fd(), packet, if index == 0 { &three } else { &[] }).unwrap();
+    }
+    reader.into()
+}
+
+fn say(socket: &OwnedFd, message: &ToInit<'_>) {
+    socket::send(socket.as_fd(), &message.encode(), &[]).unwrap();
+}
+
+#[test]
+fn a_command_runs_with_exactly_its_environment_and_its_end_is_told() {
+    let launcher = Launcher::start("runs");
+    let (socket, _) = launcher.session(1);
+    let mut output = spawn(&socket, 7, &["sh", "-c", "env; id -u; ulimit -n; ls /proc/self/fd | wc -l; exit 3"]);
+    assert!(matches!(from_init(&socket), Some(FromInit::Started { exec: 7, .. })));
+    let Some(FromInit::LeaderExited { exec: 7, status, .. }) = from_init(&socket) else { panic!("no end") };
+    assert_eq!(libc::WEXITSTATUS(status), 3);
+    assert!(matches!(from_init(&socket), Some(FromInit::TreeGone { exec: 7, killed: 0 })));
+    let mut text = String::new();
+    output.read_to_string(&mut text).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    // `sh` adds PWD of its own accord; 4 descriptors are 0 to 2 and the one that `ls` opens.
+    let others = lines.iter().filter(|line| line.contains('=') && !line.starts_with("PWD=")).collect::<Vec<_>>();
+    assert_eq!(others, [&"PATH=/usr/bin:/bin"]);
+    assert!(lines.ends_with(&[&launcher.uid.to_string(), "256", "4"]), "{lines:?}");
+}
+
+#[test]
+fn a_program_that_is_not_there_is_a_failure_with_stage_and_errno() {
+    let launcher = Launcher::start("missing");
+    let (socket, _) = launcher.session(1);
+    drop(spawn(&socket, 1, &["no-such-program-here"]));
+    let failed = from_init(&socket);
+    assert_eq!(failed, Some(FromInit::SpawnFailed { exec: 1, stage: Stage::Exec, errno: libc::ENOENT }));
+    assert_eq!(from_init(&socket), Some(FromInit::TreeGone { exec: 1, killed: 0 }));
+}
+
+#[test]
+fn what_escapes_its_leader_is_ended_with_its_exec_and_the_neighbour_is_not() {
+    let launcher = Launcher::start("escape");
+    let (socket, _) = launcher.session(1);
+    let script = "(setsid sh -c '(trap \"\" TERM; sleep 1000) & sleep 1000' &) ; sh -c 'kill -STOP $$' & sleep 1000";
+    let _neighbour = spawn(&socket, 2, &["sleep", "1000"]);
+    assert!(matches!(from_init(&socket), Some(FromInit::Started { exec: 2, .. })));
+    for round in 10..30 {
+        let _output = spawn(&socket, round, &["sh", "-c", script]);
+        assert!(matches!(from_init(&socket), Some(FromInit::Started { .. })));
+        std::thread::sleep(Duration::from_millis(20));
+        say(&socket, &ToInit::Kill { exec: round });
+        assert!(matches!(from_init(&socket), Some(FromInit::LeaderExited { .. })));
+        let Some(FromInit::TreeGone { exec, killed }) = from_init(&socket) else { panic!("not gone") };
+        assert!(exec == round && killed >= 4, "{killed} killed");
+        // The init, the neighbour's reaper and the neighbour.
+        assert_eq!(launcher.marked(), 3, "round {round}");
+    }
+    say(&socket, &ToInit::Destroy);
+    // The neighbour's reaper may say that its leader ended before it is ended itself.
+    let mut last = from_init(&socket);
+    while matches!(last, Some(FromInit::LeaderExited { exec: 2, .. })) {
+        last = from_init(&socket);
+    }
+    assert_eq!(last, Some(FromInit::Destroyed { killed: 1 }));
+    assert!(matches!(launcher.next(), Some(FromLauncher::Ended { session: 1, .. })));
+    assert_eq!(launcher.marked(), 0);
+}
+
+#[test]
+fn a_signal_reaches_its_target_and_an_ended_exec_has_none() {
+    let launcher = Launcher::start("signal");
+    let (socket, _) = launcher.session(1);
+    let _output = spawn(&socket, 1, &["sleep", "1000"]);
+    assert!(matches!(from_init(&socket), Some(FromInit::Started { .. })));
+    say(&socket, &ToInit::Signal { request: 5, exec: 1, signal: libc::SIGTERM, target: Target::Leader });
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        seen.push(from_init(&socket).unwrap());
+    }
+    assert!(seen.contains(&FromInit::Signaled { request: 5, delivered: 1, errno: 0 }), "{seen:?}");
+    assert!(seen.iter().any(|event| matches!(event, FromInit::LeaderExited { status: libc::SIGTERM, .. })));
+    say(&socket, &ToInit::Signal { request: 6, exec: 1, signal: libc::SIGTERM, target: Target::Group });
+    assert_eq!(from_init(&socket), Some(FromInit::Signaled { request: 6, delivered: 0, errno: libc::ESRCH }));
+}
+
+#[test]
+fn nothing_outlives_its_init_its_launcher_or_its_daemon() {
+    for victim in ["init", "launcher", "daemon"] {
+        let mut launcher = Launcher::start(victim);
+        let sessions: Vec<_> = (1..4).map(|number| launcher.session(number)).collect();
+        let outputs: Vec<_> = sessions
+            .iter()
+            .map(|(socket, _)| spawn(socket, 1, &["sh", "-c", "(setsid sleep 1000 &); sleep 1000"]))
+            .collect();
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(launcher.marked() >= 12, "{} marked", launcher.marked());
+        match victim {
+            "init" => {
+                for (_, pid) in &sessions {
+                    nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::SIGKILL).unwrap();
+                }
+                for _ in &sessions {
+                    assert!(matches!(launcher.next(), Some(FromLauncher::Ended { status: libc::SIGKILL, .. })));
+                }
+            }
+            "launcher" => launcher.child.kill().unwrap(),
+            _ => {
+                let (other, _) = socket::seqpacket_pair().unwrap();
+                drop(std::mem::replace(&mut launcher.control, other));
+            }
+        }
+        launcher.wait_for_none();
+        drop(outputs);
+    }
+}
+
+#[test]
+fn a_hostile_daemon_gets_no_session_as_root_and_no_second_hello() {
+    let launcher = Launcher::start("hostile");
+    for plan in [
+        SessionPlan { uid: 0, ..launcher.plan() },
+        SessionPlan { gid: 0, ..launcher.plan() },
+        SessionPlan { mark: launcher.mark ^ 1, ..launcher.plan() },
+    ] {
+        let (_socket, answer) = launcher.create(1, plan);
+        assert!(matches!(answer, FromLauncher::CreateFailed { errno: libc::EPERM, .. }), "{answer:?}");
+    }
+    let (socket, _) = launcher.session(2);
+    drop(spawn(&socket, 1, &["true"]));
+    launcher.say(&ToLauncher::Hello { version: VERSION, mark: launcher.mark }, &[]);
+    assert_eq!(launcher.next(), None, "out of phase, and still served");
+    launcher.wait_for_none();
+}
+
+#[test]
+fn a_working_directory_or_shell_that_is_not_there_is_refused() {
+    let launcher = Launcher::start("refused");
+    for (plan, stage) in [
+        (SessionPlan { working_dir: b"/no/such".to_vec(), ..launcher.plan() }, Stage::WorkingDirectory),
+        (SessionPlan { shell: b"/bin/no-such-shell".to_vec(), ..launcher.plan() }, Stage::Shell),
+    ] {
+        let (socket, _) = launcher.create(u64::from(stage as u8), plan);
+        assert_eq!(from_init(&socket), Some(FromInit::Failed { stage, errno: libc::ENOENT }));
+        assert!(matches!(launcher.next(), Some(FromLauncher::Ended { .. })));
+    }
+}
