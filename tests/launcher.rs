@@ -138,7 +138,8 @@ fn say(socket: &OwnedFd, message: &ToInit<'_>) {
 fn a_command_runs_with_exactly_its_environment_and_its_end_is_told() {
     let launcher = Launcher::start("runs");
     let (socket, _) = launcher.session(1);
-    let mut output = spawn(&socket, 7, &["sh", "-c", "env; id -u; ulimit -n; ls /proc/self/fd | wc -l; exit 3"]);
+    let mut output =
+        spawn(&socket, 7, &["sh", "-c", "env; id -u; ulimit -n; ls /proc/self/fd | wc -l; exit 3"]);
     assert!(matches!(from_init(&socket), Some(FromInit::Started { exec: 7, .. })));
     let Some(FromInit::LeaderExited { exec: 7, status, .. }) = from_init(&socket) else { panic!("no end") };
     assert_eq!(libc::WEXITSTATUS(status), 3);
@@ -147,7 +148,8 @@ fn a_command_runs_with_exactly_its_environment_and_its_end_is_told() {
     output.read_to_string(&mut text).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     // `sh` adds PWD of its own accord; 4 descriptors are 0 to 2 and the one that `ls` opens.
-    let others = lines.iter().filter(|line| line.contains('=') && !line.starts_with("PWD=")).collect::<Vec<_>>();
+    let others =
+        lines.iter().filter(|line| line.contains('=') && !line.starts_with("PWD=")).collect::<Vec<_>>();
     assert_eq!(others, [&"PATH=/usr/bin:/bin"]);
     assert!(lines.ends_with(&[&launcher.uid.to_string(), "256", "4"]), "{lines:?}");
 }
@@ -166,7 +168,8 @@ fn a_program_that_is_not_there_is_a_failure_with_stage_and_errno() {
 fn what_escapes_its_leader_is_ended_with_its_exec_and_the_neighbour_is_not() {
     let launcher = Launcher::start("escape");
     let (socket, _) = launcher.session(1);
-    let script = "(setsid sh -c '(trap \"\" TERM; sleep 1000) & sleep 1000' &) ; sh -c 'kill -STOP $$' & sleep 1000";
+    let script =
+        "(setsid sh -c '(trap \"\" TERM; sleep 1000) & sleep 1000' &) ; sh -c 'kill -STOP $$' & sleep 1000";
     let _neighbour = spawn(&socket, 2, &["sleep", "1000"]);
     assert!(matches!(from_init(&socket), Some(FromInit::Started { exec: 2, .. })));
     for round in 10..30 {
@@ -222,10 +225,14 @@ fn nothing_outlives_its_init_its_launcher_or_its_daemon() {
         match victim {
             "init" => {
                 for (_, pid) in &sessions {
-                    nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::SIGKILL).unwrap();
+                    nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::SIGKILL)
+                        .unwrap();
                 }
                 for _ in &sessions {
-                    assert!(matches!(launcher.next(), Some(FromLauncher::Ended { status: libc::SIGKILL, .. })));
+                    assert!(matches!(
+                        launcher.next(),
+                        Some(FromLauncher::Ended { status: libc::SIGKILL, .. })
+                    ));
                 }
             }
             "launcher" => launcher.child.kill().unwrap(),
