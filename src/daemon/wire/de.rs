@@ -33,7 +33,8 @@ impl Error {
 
     /// `INVALID_PARAMS` with the field in `detail`.
     pub(super) fn into_wire(self) -> WireError {
-        WireError::new(Code::InvalidParams, self.to_string()).with(serde_json::json!({ "field": self.field() }))
+        WireError::new(Code::InvalidParams, self.to_string())
+            .with(serde_json::json!({ "field": self.field() }))
     }
 }
 
@@ -95,7 +96,11 @@ impl<'de> Deserializer<'de> for Node {
         }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Error> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -178,7 +183,9 @@ mod tests {
 
     #[test]
     fn an_unknown_field_is_named() {
-        assert!(refused::<SessionParams>(r#"{"session_id":"x","colour":1}"#).contains("colour: unknown field"));
+        assert!(
+            refused::<SessionParams>(r#"{"session_id":"x","colour":1}"#).contains("colour: unknown field")
+        );
         assert!(refused::<NoParams>(r#"{"x":1}"#).contains("x: unknown field"));
         assert!(refused::<SessionParams>("{}").contains("session_id: missing"));
     }
@@ -194,7 +201,10 @@ mod tests {
             (r#"{"session_id":"s","env":"hunter2"}"#, "env: expected an object"),
             (r#"{"session_id":"s","overflow":"hunter2"}"#, "overflow: expected one of drop, block, kill"),
             (r#"{"session_id":"s","on_disconnect":"hunter2"}"#, "on_disconnect: expected"),
-            (r#"{"session_id":"s","on_disconnect":{"grace_s":"hunter2"}}"#, "on_disconnect.grace_s: expected"),
+            (
+                r#"{"session_id":"s","on_disconnect":{"grace_s":"hunter2"}}"#,
+                "on_disconnect.grace_s: expected",
+            ),
             (r#"{"session_id":"s","tty":["hunter2"]}"#, "tty: expected an object"),
         ] {
             let error = refused::<ExecParams>(json);
@@ -210,7 +220,8 @@ mod tests {
         }
         for signal in ["0", "65", "\"NOPE\"", "1.5"] {
             assert!(
-                refused::<SignalParams>(&format!(r#"{{"exec_id":"e","signal":{signal}}}"#)).contains("signal: expected")
+                refused::<SignalParams>(&format!(r#"{{"exec_id":"e","signal":{signal}}}"#))
+                    .contains("signal: expected")
             );
         }
     }

@@ -164,7 +164,9 @@ pub fn encode_ok(id: &Id, rpc: bool, data: &impl Serialize) -> Vec<u8> {
 pub fn encode_error(id: &Id, rpc: bool, error: &WireError) -> Vec<u8> {
     let WireError { code, message, detail, .. } = error;
     let value = match rpc {
-        false => json!({ "id": id, "ok": false, "error": { "code": code, "message": message, "detail": detail } }),
+        false => {
+            json!({ "id": id, "ok": false, "error": { "code": code, "message": message, "detail": detail } })
+        }
         true => json!({ "jsonrpc": "2.0", "id": id, "error": {
             "code": error.rpc_code(), "message": message, "data": { "code": code, "detail": detail } } }),
     };
@@ -222,7 +224,10 @@ mod tests {
     #[test]
     fn requests_are_read() {
         let request = decode(br#"{"id":"a","method":"system.ping"}"#).unwrap();
-        assert_eq!((request.id, request.rpc, request.params), (Some(Id::Text("a".into())), false, Node::Map(vec![])));
+        assert_eq!(
+            (request.id, request.rpc, request.params),
+            (Some(Id::Text("a".into())), false, Node::Map(vec![]))
+        );
         let request = decode(br#"{"jsonrpc":"2.0","id":7,"method":"m","params":{"x":1}}"#).unwrap();
         assert_eq!((request.id, request.rpc), (Some(Id::Number(7)), true));
         assert_eq!(decode(br#"{"jsonrpc":"2.0","method":"m"}"#).unwrap().id, None);
@@ -265,13 +270,20 @@ mod tests {
         assert_eq!(text(encode_ok(&id, true, &data)), json!({ "jsonrpc": "2.0", "id": "a", "result": data }));
         let event = json!({ "id": "a", "event": "output", "data": data });
         assert_eq!(text(encode_event(&id, false, "output", &data)), event);
-        let event = json!({ "jsonrpc": "2.0", "method": "trl/output", "params": { "id": "a", "exec_id": "e" } });
+        let event =
+            json!({ "jsonrpc": "2.0", "method": "trl/output", "params": { "id": "a", "exec_id": "e" } });
         assert_eq!(text(encode_event(&id, true, "output", &data)), event);
         let error = WireError::new(Code::MethodNotFound, "no such method");
         let plain = json!({ "code": "METHOD_NOT_FOUND", "message": "no such method", "detail": {} });
-        assert_eq!(text(encode_error(&Id::Null, false, &error)), json!({ "id": null, "ok": false, "error": plain }));
+        assert_eq!(
+            text(encode_error(&Id::Null, false, &error)),
+            json!({ "id": null, "ok": false, "error": plain })
+        );
         let rpc = json!({ "code": -32601, "message": "no such method",
             "data": { "code": "METHOD_NOT_FOUND", "detail": {} } });
-        assert_eq!(text(encode_error(&Id::Number(3), true, &error)), json!({ "jsonrpc": "2.0", "id": 3, "error": rpc }));
+        assert_eq!(
+            text(encode_error(&Id::Number(3), true, &error)),
+            json!({ "jsonrpc": "2.0", "id": 3, "error": rpc })
+        );
     }
 }
