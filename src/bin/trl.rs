@@ -1,1 +1,5 @@
-fn main(){}
+//! `trl`: see [`trl::cli`].
+
+fn main() {
+    std::process::exit(trl::cli::main());
+}

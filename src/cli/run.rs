@@ -1,0 +1,109 @@
+//! `trl run`: a daemon in a thread, a session, one command, and nothing left behind.
+
+use super::args::RunArgs;
+use super::boot::{Place, boot};
+use super::client::{Client, ClientError};
+use super::exec::{self, Start};
+use super::serve::{host, start_log};
+use super::show::{self, Failure};
+use crate::daemon::config::Config;
+use nix::unistd::{AccessFlags, access};
+use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// How long the daemon may take to listen, and to end what the command left.
+const BOUND: Duration = Duration::from_secs(30);
+
+/// `trl run`.
+///
+/// # Errors
+/// What TRL itself could not do.
+pub fn run(args: &RunArgs, json: bool) -> Result<i32, Failure> {
+    start_log(&args.boot, "warn")?;
+    // What the caller's environment has to say is read before it is wiped.
+    let env = exec::environment(&args.exec.env)?;
+    let caller_cwd = std::env::current_dir().ok();
+    let booted = boot(&args.boot, Place::Private)?;
+    let socket = booted.socket.clone();
+    let private = Removal(booted.private.clone());
+    exec::block_signals()?;
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let config = Config {
+        uid: booted.account.uid.as_raw(),
+        gid: booted.account.gid.as_raw(),
+        stop: Some(stopped),
+        ..Config::default()
+    };
+    let (say, heard) = mpsc::channel();
+    let said = say.clone();
+    let daemon = std::thread::Builder::new()
+        .name("daemon".into())
+        .spawn(move || {
+            let served = host(booted, config, move || {
+                said.send(Ok(())).ok();
+            });
+            say.send(served).ok();
+        })
+        .map_err(|error| Failure::text(format!("starting the daemon: {error}")))?;
+    heard.recv_timeout(BOUND).map_err(|_| Failure::text("the daemon did not come up in time"))??;
+    let code = in_session(&socket, args, env, caller_cwd.as_deref(), json);
+    stop.send(()).ok();
+    // Its end is bounded by the daemon; a wedged one must not hold the caller.
+    if heard.recv_timeout(BOUND).is_ok() {
+        daemon.join().ok();
+    }
+    drop(private);
+    code
+}
+
+struct Removal(Option<PathBuf>);
+
+impl Drop for Removal {
+    fn drop(&mut self) {
+        if let Some(directory) = &self.0
+            && let Err(error) = std::fs::remove_dir_all(directory)
+        {
+            show::note(&format!("removing {}: {error}", directory.display()));
+        }
+    }
+}
+
+fn in_session(
+    socket: &Path,
+    args: &RunArgs,
+    env: Map<String, Value>,
+    caller_cwd: Option<&Path>,
+    json: bool,
+) -> Result<i32, Failure> {
+    let mut client = Client::connect(socket)?;
+    let session = match &args.exec.cwd {
+        Some(cwd) => create(&mut client, cwd)?,
+        None => create_in_callers(&mut client, caller_cwd)?,
+    };
+    let start = Start { session: &session, argv: &args.argv, env, cwd: None, timeout: args.exec.timeout };
+    let code = exec::run(&mut client, start, json);
+    let ended = json!({"session_id": session, "force": true});
+    client.call("session.destroy", &ended)?;
+    code
+}
+
+/// A session where the caller is, or in `/` if its user cannot be there.
+fn create_in_callers(client: &mut Client, cwd: Option<&Path>) -> Result<String, Failure> {
+    let reachable = cwd.filter(|cwd| access(*cwd, AccessFlags::X_OK).is_ok()).and_then(Path::to_str);
+    if let Some(cwd) = reachable {
+        match create(client, cwd) {
+            Err(ClientError::Refused { .. }) => {}
+            other => return Ok(other?),
+        }
+    }
+    let session = create(client, "/")?;
+    show::note("the session's user cannot reach the working directory; running in /");
+    Ok(session)
+}
+
+fn create(client: &mut Client, working_dir: &str) -> Result<String, ClientError> {
+    let created = client.call("session.create", &json!({"working_dir": working_dir}))?;
+    created["session_id"].as_str().map(str::to_owned).ok_or(ClientError::Protocol)
+}

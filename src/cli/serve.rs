@@ -1,0 +1,99 @@
+//! `trl serve`: boot, then be the daemon.
+
+use super::args::{BootArgs, LogFormat, ServeArgs};
+use super::boot::{Booted, Place, boot};
+use super::show::Failure;
+use crate::daemon::config::{ChildLimits, Config};
+use std::ffi::{OsStr, OsString};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::PathBuf;
+use std::time::Duration;
+use tracing_subscriber::EnvFilter;
+
+/// `trl serve`.
+///
+/// # Errors
+/// Why there is no daemon.
+pub fn serve(args: &ServeArgs, socket: PathBuf) -> Result<(), Failure> {
+    start_log(&args.boot, "info")?;
+    let mut booted = boot(&args.boot, Place::Path(socket))?;
+    let config = config(args, &booted);
+    let (path, notify) = (booted.socket.clone(), booted.notify.take());
+    let ready = move || {
+        tracing::info!("listening on {}", path.display());
+        if let Some(address) = notify {
+            notify_ready(&address);
+        }
+    };
+    host(booted, config, ready)
+}
+
+/// Serves until told to stop, then removes the socket's own traces.
+///
+/// # Errors
+/// The daemon's.
+pub fn host(booted: Booted, config: Config, ready: impl FnOnce() + 'static) -> Result<(), Failure> {
+    let Booted { listener, launcher, mark, runtime_env, held, .. } = booted;
+    let served = crate::daemon::serve(config, listener, launcher, mark, runtime_env, ready);
+    drop(held);
+    served.map_err(|error| Failure::text(error.to_string()))
+}
+
+fn config(args: &ServeArgs, booted: &Booted) -> Config {
+    let limits = ChildLimits::default();
+    let max_sessions = args.max_sessions as usize;
+    Config {
+        max_sessions,
+        max_sessions_per_principal: max_sessions,
+        default_timeout: Duration::from_secs_f64(args.default_timeout_s),
+        max_output_bytes: usize::try_from(args.max_output_bytes).unwrap_or(usize::MAX),
+        default_policy: args.default_policy.clone(),
+        idle_timeout: Duration::from_secs_f64(args.max_idle_s),
+        ttl: Duration::from_secs_f64(args.session_ttl_s),
+        child: ChildLimits {
+            cpu_seconds: args.child_cpu_s.unwrap_or(limits.cpu_seconds),
+            memory_bytes: args.child_memory_bytes.or(limits.memory_bytes),
+            nproc: args.child_nproc.unwrap_or(limits.nproc),
+            ..limits
+        },
+        uid: booted.account.uid.as_raw(),
+        gid: booted.account.gid.as_raw(),
+        ..Config::default()
+    }
+}
+
+/// Starts the log on standard error: `--log-level`, else `RUST_LOG`, else `default`.
+///
+/// # Errors
+/// A filter that is none.
+pub fn start_log(args: &BootArgs, default: &str) -> Result<(), Failure> {
+    let text = args
+        .log_level
+        .clone()
+        .or_else(|| std::env::var("RUST_LOG").ok())
+        .unwrap_or_else(|| default.to_owned());
+    let filter = EnvFilter::try_new(text)
+        .map_err(|_| Failure::text("--log-level or RUST_LOG is no filter; try `info`"))?;
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi);
+    match args.log_format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    }
+    .map_err(|_| Failure::text("the log was started twice"))
+}
+
+/// `READY=1`, as `sd_notify(3)` says it.
+fn notify_ready(address: &OsStr) {
+    let sent = match address.as_bytes().split_first() {
+        Some((b'@', name)) => SocketAddr::from_abstract_name(name),
+        _ => SocketAddr::from_pathname(OsString::from(address)),
+    }
+    .and_then(|to| UnixDatagram::unbound()?.send_to_addr(b"READY=1", &to));
+    if let Err(error) = sent {
+        tracing::warn!("telling systemd that the daemon is ready: {error}");
+    }
+}
