@@ -1,0 +1,137 @@
+use super::*;
+use crate::plan::Rlimit;
+use crate::report::{Verdict, fold};
+use std::process::{Command, Stdio};
+
+const MARK: u64 = 0x5452_4c00_0000_0007;
+
+fn plan() -> SessionPlan {
+    SessionPlan {
+        uid: 1000,
+        gid: 1000,
+        mark: MARK,
+        umask: 0o077,
+        nproc: 64,
+        no_new_privileges: true,
+        working_dir: b"/".to_vec(),
+        shell: b"/bin/sh".to_vec(),
+        rlimits: vec![Rlimit { resource: libc::RLIMIT_CORE, soft: 0, hard: 0 }],
+    }
+}
+
+fn as_planned() -> Observed {
+    let limits = [("Max core file size", 0), ("Max processes", 100), ("Max realtime timeout", MARK)];
+    Observed {
+        pid: 10,
+        parent: 9,
+        pgid: 10,
+        sid: 10,
+        no_new_privs: true,
+        uids: vec![1000; 4],
+        gids: vec![1000; 4],
+        capabilities: false,
+        cwd: "/".into(),
+        limits: limits.into_iter().map(|(name, value)| (name.to_owned(), (value, value))).collect(),
+        fds: [0, 1, 2].into(),
+        environ_keys: ["A".to_owned(), "B".to_owned()].into(),
+    }
+}
+
+fn none(observed: &Observed) -> Vec<&'static str> {
+    let layers = judge(observed, &plan(), &["A", "B"]);
+    assert!(layers.iter().all(|layer| (layer.enforced == Enforcement::Full) == layer.reason.is_none()));
+    layers.iter().filter(|layer| layer.enforced == Enforcement::None).map(|layer| layer.layer).collect()
+}
+
+#[test]
+fn what_is_as_planned_is_degraded_by_the_two_partial_layers_only() {
+    let layers = judge(&as_planned(), &plan(), &["B", "A"]);
+    assert_eq!(fold(&layers), Verdict::Degraded);
+    let partial: Vec<_> = layers
+        .iter()
+        .filter(|layer| layer.enforced == Enforcement::Partial)
+        .map(|layer| layer.layer)
+        .collect();
+    assert_eq!(partial, [layer::RLIMIT_NPROC, layer::PROCESS_TREE]);
+    assert!(none(&as_planned()).is_empty());
+}
+
+#[test]
+fn each_difference_takes_its_layer_away() {
+    let differences: [(&str, fn(&mut Observed)); 15] = [
+        (layer::ENVIRONMENT, |seen| drop(seen.environ_keys.insert("C".into()))),
+        (layer::ENVIRONMENT, |seen| drop(seen.environ_keys.remove("A"))),
+        (layer::WORKING_DIR, |seen| seen.cwd = "/proc".into()),
+        (layer::USER, |seen| seen.uids[2] = 0),
+        (layer::USER, |seen| seen.gids.clear()),
+        (layer::USER, |seen| seen.capabilities = true),
+        (layer::PROCESS_GROUP, |seen| seen.pgid = 9),
+        (layer::PROCESS_GROUP, |seen| seen.sid = 9),
+        (layer::RLIMITS, |seen| seen.limits.clear()),
+        (layer::RLIMITS, |seen| drop(seen.limits.insert("Max core file size".into(), (0, 1)))),
+        (layer::RLIMIT_NPROC, |seen| drop(seen.limits.insert("Max processes".into(), (1, u64::MAX)))),
+        (layer::DESCRIPTORS, |seen| drop(seen.fds.insert(3))),
+        (layer::DESCRIPTORS, |seen| drop(seen.fds.remove(&0))),
+        (layer::NO_NEW_PRIVS, |seen| seen.no_new_privs = false),
+        (layer::PROCESS_TREE, |seen| seen.parent = 1),
+    ];
+    for (name, change) in differences {
+        let mut seen = as_planned();
+        change(&mut seen);
+        assert!(none(&seen).contains(&name), "{name}");
+    }
+}
+
+#[test]
+fn a_plan_for_root_is_never_enforced() {
+    let (mut seen, mut root) = (as_planned(), plan());
+    (seen.uids, root.uid) = (vec![0; 4], 0);
+    let layers = judge(&seen, &root, &["A", "B"]);
+    assert!(layers.iter().any(|layer| layer.layer == layer::USER && layer.falls_short()));
+}
+
+#[test]
+fn a_live_process_is_read_back() {
+    let mut child = Command::new("cat")
+        .env_clear()
+        .envs([("ONE", "hunter2=x"), ("TWO", "")])
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid = child.id() as i32;
+    // `spawn` is back once execve has succeeded.
+    let seen = observe(pid).unwrap();
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    assert_eq!((seen.pid, seen.parent), (pid, std::process::id() as i32));
+    assert_eq!(seen.cwd, PathBuf::from("/"));
+    assert_eq!(seen.environ_keys, ["ONE".to_owned(), "TWO".to_owned()].into());
+    assert_eq!((seen.uids.len(), seen.gids.len()), (4, 4));
+    assert!([0, 1, 2].iter().all(|fd| seen.fds.contains(fd)));
+    for resource in [libc::RLIMIT_CPU, libc::RLIMIT_NOFILE, libc::RLIMIT_NPROC, libc::RLIMIT_RTTIME] {
+        assert!(seen.limits.contains_key(limit_name(resource).unwrap()));
+    }
+    assert!(!format!("{seen:?}").contains("hunter2"));
+}
+
+#[test]
+fn a_process_that_is_gone_is_an_error() {
+    assert!(observe(i32::MAX).is_err());
+}
+
+#[test]
+fn keys_are_found_across_reads() {
+    struct OneByOne<'a>(&'a [u8]);
+    impl Read for OneByOne<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let count = self.0.len().min(1);
+            buffer[..count].copy_from_slice(&self.0[..count]);
+            self.0 = &self.0[count..];
+            Ok(count)
+        }
+    }
+    let found = keys(OneByOne(b"A=1\0B=x=y\0junk\0C=\0")).unwrap();
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), ["A", "B", "C"]);
+}
