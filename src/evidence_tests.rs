@@ -59,8 +59,12 @@ fn what_is_as_planned_is_degraded_by_the_two_partial_layers_only() {
 #[test]
 fn each_difference_takes_its_layer_away() {
     let differences: [(&str, fn(&mut Observed)); 15] = [
-        (layer::ENVIRONMENT, |seen| drop(seen.environ_keys.insert("C".into()))),
-        (layer::ENVIRONMENT, |seen| drop(seen.environ_keys.remove("A"))),
+        (layer::ENVIRONMENT, |seen| {
+            seen.environ_keys.insert("C".into());
+        }),
+        (layer::ENVIRONMENT, |seen| {
+            seen.environ_keys.remove("A");
+        }),
         (layer::WORKING_DIR, |seen| seen.cwd = "/proc".into()),
         (layer::USER, |seen| seen.uids[2] = 0),
         (layer::USER, |seen| seen.gids.clear()),
@@ -68,10 +72,18 @@ fn each_difference_takes_its_layer_away() {
         (layer::PROCESS_GROUP, |seen| seen.pgid = 9),
         (layer::PROCESS_GROUP, |seen| seen.sid = 9),
         (layer::RLIMITS, |seen| seen.limits.clear()),
-        (layer::RLIMITS, |seen| drop(seen.limits.insert("Max core file size".into(), (0, 1)))),
-        (layer::RLIMIT_NPROC, |seen| drop(seen.limits.insert("Max processes".into(), (1, u64::MAX)))),
-        (layer::DESCRIPTORS, |seen| drop(seen.fds.insert(3))),
-        (layer::DESCRIPTORS, |seen| drop(seen.fds.remove(&0))),
+        (layer::RLIMITS, |seen| {
+            seen.limits.insert("Max core file size".into(), (0, 1));
+        }),
+        (layer::RLIMIT_NPROC, |seen| {
+            seen.limits.insert("Max processes".into(), (1, u64::MAX));
+        }),
+        (layer::DESCRIPTORS, |seen| {
+            seen.fds.insert(3);
+        }),
+        (layer::DESCRIPTORS, |seen| {
+            seen.fds.remove(&0);
+        }),
         (layer::NO_NEW_PRIVS, |seen| seen.no_new_privs = false),
         (layer::PROCESS_TREE, |seen| seen.parent = 1),
     ];

@@ -47,7 +47,7 @@ impl Wiped {
             self.bytes[left..].zeroize();
             self.bytes.truncate(left);
         } else {
-            let capacity = needed.max((2 * self.bytes.capacity()).clamp(FIRST_ALLOCATION, limit.max(1)));
+            let capacity = needed.max((2 * self.bytes.capacity()).max(FIRST_ALLOCATION).min(limit));
             let mut larger = Vec::with_capacity(capacity);
             larger.extend_from_slice(self.as_slice());
             self.bytes.zeroize();
