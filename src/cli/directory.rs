@@ -63,7 +63,7 @@ impl Directory {
             self.handle.metadata().map_err(|error| SysError::new("fstat", shown.to_string(), &error))?;
         if found.mode() & 0o077 != 0 {
             return Err(Failure::text(format!(
-                "directory {shown} has mode {:04o}, open to others; `chmod 0700 {shown}` if it is for TRL alone, or name another --socket",
+                "directory {shown} has mode {:04o}, open to others; name a --socket in a directory of its own, of mode 0700 or not there yet",
                 found.mode() & 0o7777
             )));
         }

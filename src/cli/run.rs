@@ -4,7 +4,7 @@ use super::args::RunArgs;
 use super::boot::{Place, boot};
 use super::client::{Client, ClientError};
 use super::exec::{self, Start};
-use super::serve::{host, start_log};
+use super::serve::{host, peer_check, start_log};
 use super::show::{self, Failure};
 use crate::daemon::config::Config;
 use nix::unistd::{AccessFlags, access};
@@ -33,6 +33,7 @@ pub fn run(args: &RunArgs, json: bool) -> Result<i32, Failure> {
     let config = Config {
         uid: booted.account.uid.as_raw(),
         gid: booted.account.gid.as_raw(),
+        peer_is_session: peer_check(),
         stop: Some(stopped),
         ..Config::default()
     };

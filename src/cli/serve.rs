@@ -4,6 +4,7 @@ use super::args::{BootArgs, LogFormat, ServeArgs};
 use super::boot::{Booted, Place, boot};
 use super::show::Failure;
 use crate::daemon::config::{ChildLimits, Config};
+use crate::sys;
 use std::ffi::{OsStr, OsString};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -60,8 +61,17 @@ fn config(args: &ServeArgs, booted: &Booted) -> Config {
         },
         uid: booted.account.uid.as_raw(),
         gid: booted.account.gid.as_raw(),
+        peer_is_session: peer_check(),
         ..Config::default()
     }
+}
+
+/// How a peer from within a session is known: by its mark, unless this process is in a session of another
+/// instance itself, and all its clients with it.
+#[must_use]
+pub fn peer_check() -> Option<fn(i32) -> bool> {
+    let is_nested = sys::mark::is_marked(std::process::id().cast_signed());
+    (!is_nested).then_some(sys::mark::is_marked)
 }
 
 /// Starts the log on standard error: `--log-level`, else `RUST_LOG`, else `default`.
