@@ -3,6 +3,8 @@ use crate::plan::Rlimit;
 use crate::report::{Verdict, fold};
 use std::process::{Command, Stdio};
 
+type Change = fn(&mut Observed);
+
 const MARK: u64 = 0x5452_4c00_0000_0007;
 
 fn plan() -> SessionPlan {
@@ -58,7 +60,7 @@ fn what_is_as_planned_is_degraded_by_the_two_partial_layers_only() {
 
 #[test]
 fn each_difference_takes_its_layer_away() {
-    let differences: [(&str, fn(&mut Observed)); 15] = [
+    let differences: [(&str, Change); 15] = [
         (layer::ENVIRONMENT, |seen| {
             seen.environ_keys.insert("C".into());
         }),
