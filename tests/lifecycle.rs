@@ -1,0 +1,284 @@
+//! Lives and deaths: what is killed takes its own along, what is started anew finds a clean place.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::{By, Client, Daemon, Home, is_root, marked, new_mark, pause, signal, within};
+use nix::sys::signal::Signal::SIGKILL;
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+const TRICK: &str = "trap '' TERM HUP; (setsid sh -c 'sleep 300 & sleep 300' &); setsid sleep 300 & sh -c 'kill -STOP $$' & sleep 300";
+
+/// Five sessions with a command each that does not want to go; their marks and ids.
+fn five(client: &mut Client) -> Vec<(String, String)> {
+    let sessions: Vec<(String, String)> = (0..5)
+        .map(|_| {
+            let mark = new_mark();
+            let session = client.session(json!({"env": {"MARK": mark}}));
+            client.start(&session, TRICK, json!({"timeout_s": 250}));
+            (mark, session)
+        })
+        .collect();
+    for (mark, _) in &sessions {
+        assert!(within(Duration::from_secs(5), || marked(mark).len() >= 5), "{:?}", marked(mark));
+    }
+    sessions
+}
+
+fn assert_gone(marks: &[(String, String)], what: &str) {
+    let gone = within(Duration::from_secs(2), || marks.iter().all(|(mark, _)| marked(mark).is_empty()));
+    let left: Vec<i32> = marks.iter().flat_map(|(mark, _)| marked(mark)).collect();
+    assert!(gone, "{what}: {left:?} live on");
+}
+
+fn assert_works(daemon: &Daemon) {
+    let mut client = daemon.connect();
+    let session = client.session(json!({}));
+    assert_eq!(client.run(&session, "echo works", json!({}))["stdout"], "works\n");
+    client.ok("session.destroy", json!({"session_id": session, "force": true}));
+}
+
+#[test]
+fn a_killed_daemon_takes_everything_along() {
+    for round in 0..3 {
+        let home = Home::new(common::ways()[round % common::ways().len()]);
+        let mut daemon = home.start(&[]);
+        let launcher = daemon.launcher();
+        let marks = five(&mut daemon.connect());
+        signal(daemon.pid(), SIGKILL);
+        assert_gone(&marks, "daemon");
+        assert!(daemon.ended_within(Duration::from_secs(2)));
+        let gone = || !std::path::Path::new(&format!("/proc/{launcher}")).exists();
+        assert!(within(Duration::from_secs(4), gone), "the launcher lives on");
+        assert_works(&home.start(&[]));
+    }
+}
+
+#[test]
+fn a_killed_launcher_ends_every_session() {
+    for round in 0..3 {
+        let home = Home::new(common::ways()[round % common::ways().len()]);
+        let mut daemon = home.start(&[]);
+        let marks = five(&mut daemon.connect());
+        signal(daemon.launcher(), SIGKILL);
+        assert_gone(&marks, "launcher");
+        // Whether the daemon ends too or goes on without sessions: the next one works.
+        if !daemon.ended_within(Duration::from_millis(500)) {
+            let list = daemon.connect().ok("session.list", json!({}));
+            for entry in list["sessions"].as_array().unwrap() {
+                assert_eq!(entry["state"], "terminated", "{list}");
+            }
+        }
+        drop(daemon);
+        assert_works(&home.start(&[]));
+    }
+}
+
+#[test]
+fn a_killed_init_ends_its_session_alone() {
+    for round in 0..3 {
+        let home = Home::new(common::ways()[round % common::ways().len()]);
+        let daemon = home.start(&[]);
+        let mut client = daemon.connect();
+        let (mark, session) = (new_mark(), client.session(json!({})));
+        let init = daemon.inits();
+        assert_eq!(init.len(), 1);
+        let exec = client.start(&session, TRICK, json!({"env": {"MARK": mark}}));
+        assert!(within(Duration::from_secs(5), || marked(&mark).len() >= 5));
+        let others = five(&mut client);
+        let waiting = client.send("exec.wait", json!({"exec_id": exec, "timeout_s": 20}));
+        signal(init[0], SIGKILL);
+        assert_gone(&[(mark, session.clone())], "init");
+        // Whoever waits is told, one way or the other.
+        let told = client.next_of(&waiting);
+        assert!(told["ok"] == false || told["data"]["state"] == "ended", "{told}");
+        let run = json!({"session_id": session, "command": "true"});
+        assert_eq!(client.call("exec.run", run)["ok"], false);
+        for (mark, session) in &others {
+            assert!(!marked(mark).is_empty(), "another session died");
+            assert_eq!(client.run(session, "echo on", json!({}))["stdout"], "on\n");
+        }
+        drop(client);
+        assert_works(&daemon);
+        drop(daemon);
+        assert_gone(&others, "a stop of the daemon");
+        assert_works(&home.start(&[]));
+    }
+}
+
+#[test]
+fn a_second_daemon_on_the_same_socket_is_refused() {
+    for by in common::ways() {
+        let home = Home::new(*by);
+        let daemon = home.start(&[]);
+        let mut second = home
+            .serve(&[])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let ended = within(Duration::from_secs(10), || second.try_wait().unwrap().is_some());
+        if !ended {
+            second.kill().unwrap();
+        }
+        let status = second.wait().unwrap();
+        assert!(ended && !status.success(), "{by:?}: the second goes on");
+        assert_works(&daemon);
+    }
+}
+
+#[test]
+fn a_stop_ends_everything_and_removes_the_socket() {
+    let home = Home::new(By::Ordinary);
+    let mut daemon = home.start(&[]);
+    let marks = five(&mut daemon.connect());
+    signal(daemon.pid(), nix::sys::signal::Signal::SIGTERM);
+    assert!(daemon.ended_within(Duration::from_secs(8)));
+    assert_gone(&marks, "stop");
+    assert!(!home.socket().exists());
+}
+
+#[test]
+fn five_hundred_sessions_live_at_once() {
+    let daemon = Home::new(By::Ordinary).start(&["--max-sessions", "600"]);
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut client = daemon.connect();
+                    (0..125).map(|_| client.session(json!({}))).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        let sessions: Vec<String> = lanes.into_iter().flat_map(|lane| lane.join().unwrap()).collect();
+        let mut client = daemon.connect();
+        assert_eq!(client.ok("system.stats", json!({}))["active_sessions"], 500);
+        assert_eq!(daemon.inits().len(), 500);
+        for part in sessions.chunks(125) {
+            let daemon = &daemon;
+            scope.spawn(move || {
+                let mut client = daemon.connect();
+                for (number, session) in part.iter().enumerate() {
+                    let outcome = client.run(session, &format!("echo {number}"), json!({}));
+                    assert_eq!(outcome["stdout"], format!("{number}\n"));
+                    client.ok("session.destroy", json!({"session_id": session, "force": true}));
+                }
+            });
+        }
+    });
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    assert!(daemon.inits().is_empty());
+}
+
+fn descriptors(pid: i32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+#[test]
+fn two_thousand_commands_leave_no_descriptor_behind() {
+    let daemon = Daemon::ordinary();
+    let mut client = daemon.connect();
+    let session = client.session(json!({}));
+    let params = json!({"session_id": session, "argv": ["/bin/true"]});
+    let processes = [daemon.pid(), daemon.launcher(), daemon.inits()[0]];
+    for _ in 0..50 {
+        client.ok("exec.run", params.clone());
+    }
+    pause(400);
+    let before = processes.map(descriptors);
+    let stats = client.ok("system.stats", json!({}));
+    for _ in 0..2000 {
+        assert_eq!(client.ok("exec.run", params.clone())["exit_code"], 0);
+    }
+    pause(400);
+    let after = processes.map(descriptors);
+    for (before, after) in before.iter().zip(&after) {
+        assert!(*after <= before + 2, "{before} then {after}");
+    }
+    let now = client.ok("system.stats", json!({}));
+    assert!(now["open_fds"].as_u64().unwrap() <= stats["open_fds"].as_u64().unwrap() + 2);
+    assert_eq!(
+        now["total_commands_run"].as_u64().unwrap(),
+        stats["total_commands_run"].as_u64().unwrap() + 2000
+    );
+    assert_eq!(now["running_execs"], 0);
+}
+
+#[test]
+fn an_idle_session_ends_and_a_busy_one_does_not() {
+    let daemon = Daemon::ordinary();
+    let mut client = daemon.connect();
+    let idle = client.session(json!({"idle_timeout_s": 1}));
+    let busy = client.session(json!({"idle_timeout_s": 1}));
+    let brief = client.session(json!({"ttl_s": 1}));
+    let touched = client.session(json!({"idle_timeout_s": 1}));
+    let exec = client.start(&busy, "sleep 2.5; echo done", json!({}));
+    for _ in 0..4 {
+        pause(500);
+        client.ok("session.touch", json!({"session_id": touched}));
+        client.ok("system.ping", json!({}));
+    }
+    let is_over = |client: &mut Client, session: &str| {
+        let answer = client.call("session.info", json!({"session_id": session}));
+        answer["error"]["code"] == "SESSION_NOT_FOUND" || answer["data"]["state"] == "terminated"
+    };
+    assert!(within(Duration::from_secs(2), || is_over(&mut client, &idle)));
+    assert!(within(Duration::from_secs(2), || is_over(&mut client, &brief)));
+    assert!(!is_over(&mut client, &busy));
+    let outcome = client.ok("exec.wait", json!({"exec_id": exec, "timeout_s": 10}));
+    assert_eq!(outcome["stdout"], "done\n");
+    assert!(within(Duration::from_secs(5), || is_over(&mut client, &touched)));
+    assert!(within(Duration::from_secs(5), || daemon.inits().is_empty()));
+}
+
+const REQUEST_TO: &str = "TEST_OF_TRL_SOCKET";
+
+/// Not a test of its own: run as another uid by the test below, asks on its behalf.
+#[test]
+fn asks_as_another_user() {
+    let (Ok(socket), Ok(session)) = (std::env::var(REQUEST_TO), std::env::var("TEST_OF_TRL_SESSION")) else {
+        return;
+    };
+    let mut client = Client::connect(std::path::Path::new(&socket));
+    for (method, params) in [
+        ("session.info", json!({"session_id": session})),
+        ("session.destroy", json!({"session_id": session, "force": true})),
+        ("exec.run", json!({"session_id": session, "command": "true"})),
+        ("session.list", json!({})),
+    ] {
+        println!("\nANSWER {}", client.call(method, params));
+    }
+}
+
+#[test]
+fn a_session_of_another_user_does_not_exist() {
+    if !is_root() {
+        return;
+    }
+    use std::os::unix::process::CommandExt;
+    let daemon = Daemon::ordinary();
+    let mut root = daemon.connect();
+    let session = root.session(json!({}));
+    let ask = |session: &str| {
+        let binaries = common::binaries();
+        let output = std::process::Command::new(binaries.path().join("test"))
+            .args(["--exact", "asks_as_another_user", "--nocapture"])
+            .env(REQUEST_TO, daemon.home.socket())
+            .env("TEST_OF_TRL_SESSION", session)
+            .current_dir("/")
+            .uid(common::ORDINARY_UID)
+            .gid(common::ORDINARY_UID)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).replace(session, "ID");
+        text.lines().filter(|line| line.starts_with("ANSWER")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let theirs = ask(&session);
+    assert_eq!(theirs.len(), 4, "{theirs:?}");
+    assert!(theirs[..3].iter().all(|line| line.contains("SESSION_NOT_FOUND")), "{theirs:?}");
+    assert!(theirs[3].contains("\"sessions\":[]"), "{theirs:?}");
+    assert_eq!(theirs, ask("00000000-0000-4000-8000-000000000000"));
+    assert_eq!(root.run(&session, "echo mine", json!({}))["stdout"], "mine\n");
+}
