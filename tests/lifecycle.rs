@@ -143,7 +143,7 @@ fn a_stop_ends_everything_and_removes_the_socket() {
 fn five_hundred_sessions_live_at_once() {
     let daemon = Home::new(By::Ordinary).start(&["--max-sessions", "600"]);
     let begun = Instant::now();
-    std::thread::scope(|scope| {
+    let sessions: Vec<String> = std::thread::scope(|scope| {
         let lanes: Vec<_> = (0..4)
             .map(|_| {
                 scope.spawn(|| {
@@ -152,10 +152,11 @@ fn five_hundred_sessions_live_at_once() {
                 })
             })
             .collect();
-        let sessions: Vec<String> = lanes.into_iter().flat_map(|lane| lane.join().unwrap()).collect();
-        let mut client = daemon.connect();
-        assert_eq!(client.ok("system.stats", json!({}))["active_sessions"], 500);
-        assert_eq!(daemon.inits().len(), 500);
+        lanes.into_iter().flat_map(|lane| lane.join().unwrap()).collect()
+    });
+    assert_eq!(daemon.connect().ok("system.stats", json!({}))["active_sessions"], 500);
+    assert_eq!(daemon.inits().len(), 500);
+    std::thread::scope(|scope| {
         for part in sessions.chunks(125) {
             let daemon = &daemon;
             scope.spawn(move || {
