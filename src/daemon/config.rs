@@ -1,0 +1,100 @@
+//! What the operator sets. Every bound of the daemon has its name and default here.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Most requests of one connection that are under way at once.
+pub const MAX_IN_FLIGHT: usize = 128;
+/// Longest request line, bytes.
+pub const MAX_LINE: usize = 4 * 1024 * 1024;
+/// Most bytes that wait for a reader before a stream waits for it.
+pub const WRITE_QUEUE: usize = 256 * 1024;
+/// Most connections at once.
+pub const MAX_CONNECTIONS: usize = 1024;
+/// Most bytes of stdin that wait for a program, and most in one request.
+pub const MAX_STDIN: usize = 1024 * 1024;
+/// How long an ended exec's record stays.
+pub const RETENTION: Duration = Duration::from_secs(600);
+/// Most ended execs of a session that are kept.
+pub const RETAINED_EXECS: usize = 256;
+/// Default of `max_running_execs`.
+pub const MAX_RUNNING_EXECS: usize = 16;
+/// Grace between SIGTERM and SIGKILL where nobody says another.
+pub const GRACE: Duration = Duration::from_secs(5);
+/// How long a kill, a start or an end may take before a stronger means is taken.
+pub const KILL_BOUND: Duration = Duration::from_secs(5);
+/// How long the start of the launcher, and the end of all sessions, may take.
+pub const LIFETIME_BOUND: Duration = Duration::from_secs(10);
+/// How often the launcher looks for what slipped through.
+pub const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// Limits of each command, in place of the policy's.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ChildLimits {
+    /// `RLIMIT_CPU`, seconds.
+    pub cpu_seconds: Option<u64>,
+    /// `RLIMIT_AS`, bytes.
+    pub memory_bytes: Option<u64>,
+    /// Processes that an exec may add.
+    pub nproc: Option<u32>,
+}
+
+/// The daemon's settings.
+#[derive(Debug)]
+pub struct Config {
+    /// Most sessions at once.
+    pub max_sessions: usize,
+    /// Most sessions of one principal.
+    pub max_sessions_per_principal: usize,
+    /// Timeout of a command whose session says none.
+    pub default_timeout: Duration,
+    /// Output kept of one stream, bytes; also the most that a client may ask for.
+    pub max_output_bytes: usize,
+    /// Output kept of one principal, bytes.
+    pub retained_per_principal: usize,
+    /// Output kept of all, bytes.
+    pub retained_total: usize,
+    /// Policy of a session that names none.
+    pub default_policy: String,
+    /// How long a session may be idle.
+    pub idle_timeout: Duration,
+    /// How long a session may live.
+    pub ttl: Duration,
+    /// Limits of commands.
+    pub child: ChildLimits,
+    /// Working directory of a session that names none.
+    pub working_dir: PathBuf,
+    /// User that sessions run as.
+    pub uid: u32,
+    /// Group that sessions run as.
+    pub gid: u32,
+    /// Says of a process id whether it descends from a session; such a peer is refused.
+    pub peer_is_session: Option<fn(i32) -> bool>,
+    /// Where idempotency keys outlive a restart.
+    pub state_dir: Option<PathBuf>,
+    /// Ends `serve` when it resolves, for use within a process.
+    pub stop: Option<tokio::sync::oneshot::Receiver<()>>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_sessions: 64,
+            max_sessions_per_principal: 64,
+            default_timeout: Duration::from_secs(60),
+            max_output_bytes: 4 * 1024 * 1024,
+            retained_per_principal: 64 * 1024 * 1024,
+            retained_total: 256 * 1024 * 1024,
+            default_policy: "l1".into(),
+            idle_timeout: Duration::from_secs(3600),
+            ttl: Duration::from_secs(86_400),
+            child: ChildLimits::default(),
+            working_dir: PathBuf::from("/"),
+            uid: nix::unistd::getuid().as_raw(),
+            gid: nix::unistd::getgid().as_raw(),
+            peer_is_session: None,
+            state_dir: None,
+            stop: None,
+        }
+    }
+}

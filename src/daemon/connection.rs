@@ -1,0 +1,363 @@
+//! One connection: lines in, lines out, both bounded.
+
+use super::Daemon;
+use super::config::{MAX_CONNECTIONS, MAX_IN_FLIGHT, MAX_LINE, WRITE_QUEUE};
+use super::dispatch::{self, Call};
+use super::exec::{Exec, Principal, Reason, Stop};
+use super::wire::types::OnDisconnect;
+use super::wire::{self, Code, Id, WireError};
+use std::cell::{Cell, RefCell};
+use std::collections::{HashSet, VecDeque};
+use std::os::fd::AsFd;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Notify;
+use zeroize::{Zeroize, Zeroizing};
+
+/// First size of the line buffer.
+const FIRST_BUFFER: usize = 16 * 1024;
+/// How often a half-closed connection is looked at.
+const HALF_CLOSED: Duration = Duration::from_millis(100);
+/// Pause after an `accept` that failed, as for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What goes out to one client.
+pub struct Outbox {
+    /// Names the connection within the daemon.
+    pub number: u64,
+    socket: UnixStream,
+    queue: RefCell<VecDeque<Vec<u8>>>,
+    sent_of_first: Cell<usize>,
+    bytes: Cell<usize>,
+    filled: Notify,
+    drained: Notify,
+    closed: Cell<bool>,
+    in_flight: RefCell<HashSet<Id>>,
+    anonymous: Cell<usize>,
+    owned: RefCell<Vec<Weak<Exec>>>,
+}
+
+impl Outbox {
+    /// Whether the client is gone.
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// Waits until the queue has room, or the client is gone.
+    pub async fn room(&self) {
+        loop {
+            let drained = self.drained.notified();
+            if self.bytes.get() < WRITE_QUEUE || self.closed.get() {
+                return;
+            }
+            drained.await;
+        }
+    }
+
+    /// Sends a line: at once where nothing waits before it.
+    pub fn send(&self, line: Vec<u8>) {
+        if self.closed.get() {
+            return;
+        }
+        let mut sent = 0;
+        if self.bytes.get() == 0 {
+            match self.socket.try_write(&line) {
+                Ok(length) => sent = length,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => return self.close(),
+            }
+        }
+        if sent < line.len() {
+            if self.bytes.get() == 0 {
+                self.sent_of_first.set(sent);
+            }
+            self.bytes.set(self.bytes.get() + line.len() - sent);
+            self.queue.borrow_mut().push_back(line);
+            self.filled.notify_one();
+        }
+    }
+
+    fn close(&self) {
+        self.closed.set(true);
+        self.queue.borrow_mut().clear();
+        self.bytes.set(0);
+        self.drained.notify_waiters();
+        self.filled.notify_one();
+    }
+
+    /// Writes what waits, until the connection closes.
+    async fn write(&self) {
+        while !self.closed.get() {
+            if self.bytes.get() == 0 {
+                self.filled.notified().await;
+                continue;
+            }
+            if self.socket.writable().await.is_err() {
+                return self.close();
+            }
+            let result = {
+                let queue = self.queue.borrow();
+                let Some(first) = queue.front() else { continue };
+                self.socket.try_write(&first[self.sent_of_first.get()..])
+            };
+            match result {
+                Ok(length) => {
+                    self.bytes.set(self.bytes.get().saturating_sub(length));
+                    let at = self.sent_of_first.get() + length;
+                    let mut queue = self.queue.borrow_mut();
+                    if queue.front().is_some_and(|first| at >= first.len()) {
+                        queue.pop_front();
+                        self.sent_of_first.set(0);
+                    } else {
+                        self.sent_of_first.set(at);
+                    }
+                    self.drained.notify_waiters();
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => return self.close(),
+            }
+        }
+    }
+
+    /// A request is answered.
+    pub fn done(&self, id: Option<&Id>) {
+        match id {
+            Some(id) => {
+                self.in_flight.borrow_mut().remove(id);
+            }
+            None => self.anonymous.set(self.anonymous.get().saturating_sub(1)),
+        }
+    }
+
+    fn under_way(&self) -> usize {
+        self.in_flight.borrow().len() + self.anonymous.get()
+    }
+
+    /// Remembers an exec whose fate hangs on this connection.
+    pub fn own(&self, exec: &Rc<Exec>) {
+        if exec.rules.on_disconnect == OnDisconnect::Keep {
+            return;
+        }
+        let mut owned = self.owned.borrow_mut();
+        owned.retain(|exec| exec.upgrade().is_some_and(|exec| !exec.has_ended()));
+        owned.push(Rc::downgrade(exec));
+    }
+
+    fn disown(&self) {
+        for exec in self.owned.borrow_mut().drain(..).filter_map(|exec| exec.upgrade()) {
+            if exec.has_ended() {
+                continue;
+            }
+            let stop = Stop { reason: Reason::ClientGone, signal: libc::SIGTERM, grace: exec.rules.grace };
+            match exec.rules.on_disconnect {
+                OnDisconnect::Keep => {}
+                OnDisconnect::Kill => exec.stop(stop),
+                OnDisconnect::Grace(seconds) => {
+                    tokio::task::spawn_local(async move {
+                        tokio::select! {
+                            () = exec.finished() => {}
+                            () = tokio::time::sleep(Duration::from_secs_f64(seconds)) => {
+                                if exec.followers.get() == 0 {
+                                    exec.stop(stop);
+                                }
+                            }
+                        }
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Takes connections for ever.
+pub async fn accept(daemon: &Rc<Daemon>, listener: &UnixListener) {
+    loop {
+        match listener.accept().await {
+            Ok((socket, _)) => admit(daemon, socket),
+            Err(error) => {
+                tracing::warn!(%error, "connection not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn admit(daemon: &Rc<Daemon>, socket: UnixStream) {
+    let credentials = match socket.peer_cred() {
+        Ok(credentials) => credentials,
+        Err(error) => {
+            tracing::warn!(%error, "peer credentials not read");
+            return;
+        }
+    };
+    let descends = |pid| daemon.config.peer_is_session.is_some_and(|is_session| is_session(pid));
+    let refusal = if credentials.pid().is_some_and(descends) {
+        Some(WireError::new(Code::AuthFailed, "peer descends from a session"))
+    } else if daemon.connections.get() >= MAX_CONNECTIONS {
+        Some(WireError::new(Code::TooManyRequests, "too many connections"))
+    } else {
+        None
+    };
+    if let Some(error) = refusal {
+        tracing::warn!(uid = credentials.uid(), code = error.code.name(), "connection refused");
+        // What does not fit its empty queue at once is lost with the connection.
+        socket.try_write(&wire::encode_error(&Id::Null, false, &error)).ok();
+        return;
+    }
+    let principal: Principal = format!("uid:{}", credentials.uid()).into();
+    daemon.connections.set(daemon.connections.get() + 1);
+    daemon.next_connection.set(daemon.next_connection.get() + 1);
+    let outbox = Rc::new(Outbox {
+        number: daemon.next_connection.get(),
+        socket,
+        queue: RefCell::default(),
+        sent_of_first: Cell::new(0),
+        bytes: Cell::new(0),
+        filled: Notify::new(),
+        drained: Notify::new(),
+        closed: Cell::new(false),
+        in_flight: RefCell::default(),
+        anonymous: Cell::new(0),
+        owned: RefCell::default(),
+    });
+    let daemon = Rc::clone(daemon);
+    tokio::task::spawn_local(async move {
+        tokio::select! {
+            () = read(&daemon, &outbox, &principal) => {}
+            () = outbox.write() => {}
+        }
+        // A last answer may still be on its way.
+        tokio::time::timeout(HALF_CLOSED, async {
+            if outbox.bytes.get() > 0 {
+                tokio::select! {
+                    () = outbox.write() => {}
+                    () = async { while outbox.bytes.get() > 0 { outbox.drained.notified().await } } => {}
+                }
+            }
+        })
+        .await
+        .ok();
+        outbox.close();
+        outbox.disown();
+        daemon.connections.set(daemon.connections.get().saturating_sub(1));
+    });
+}
+
+/// A buffer that is wiped whenever a part of it is given up.
+struct Lines {
+    buffer: Zeroizing<Vec<u8>>,
+    filled: usize,
+    searched: usize,
+}
+
+impl Lines {
+    /// Room to read into; grows up to a line's bound.
+    fn room(&mut self) -> &mut [u8] {
+        if self.filled == self.buffer.len() {
+            let size = (self.buffer.len() * 2).min(MAX_LINE + 1);
+            let mut larger = Zeroizing::new(vec![0; size]);
+            larger[..self.filled].copy_from_slice(&self.buffer[..self.filled]);
+            self.buffer = larger;
+        }
+        &mut self.buffer[self.filled..]
+    }
+
+    /// Where the first line ends.
+    fn end(&mut self) -> Option<usize> {
+        let found = self.buffer[self.searched..self.filled].iter().position(|byte| *byte == b'\n');
+        let end = found.map(|index| self.searched + index);
+        self.searched = end.unwrap_or(self.filled);
+        end
+    }
+
+    fn remove(&mut self, count: usize) {
+        self.buffer.copy_within(count..self.filled, 0);
+        let left = self.filled - count;
+        self.buffer[left..self.filled].zeroize();
+        self.filled = left;
+        self.searched = 0;
+        if left == 0 && self.buffer.len() > FIRST_BUFFER {
+            self.buffer = Zeroizing::new(vec![0; FIRST_BUFFER]);
+        }
+    }
+}
+
+async fn read(daemon: &Rc<Daemon>, outbox: &Rc<Outbox>, principal: &Principal) {
+    let mut lines = Lines { buffer: Zeroizing::new(vec![0; FIRST_BUFFER]), filled: 0, searched: 0 };
+    loop {
+        while let Some(end) = lines.end() {
+            if end > MAX_LINE {
+                break;
+            }
+            take_line(daemon, outbox, principal, &lines.buffer[..end]);
+            lines.remove(end + 1);
+            outbox.room().await;
+        }
+        if lines.filled > MAX_LINE {
+            let error = WireError::new(Code::RequestTooLarge, format!("a request is at most {MAX_LINE} bytes"));
+            outbox.send(wire::encode_error(&Id::Null, false, &error));
+            return;
+        }
+        if outbox.socket.readable().await.is_err() {
+            return;
+        }
+        match outbox.socket.try_read(lines.room()) {
+            Ok(0) => return half_closed(outbox).await,
+            Ok(length) => lines.filled += length,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// The client says no more; where it only closed its writing half, it still wants its answers.
+async fn half_closed(outbox: &Outbox) {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    while outbox.under_way() > 0 || outbox.bytes.get() > 0 {
+        let mut polled = [PollFd::new(outbox.socket.as_fd(), PollFlags::empty())];
+        let gone = match poll(&mut polled, PollTimeout::ZERO) {
+            Ok(_) => polled[0].revents().is_some_and(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR)),
+            Err(_) => true,
+        };
+        if gone {
+            return;
+        }
+        tokio::time::sleep(HALF_CLOSED).await;
+    }
+}
+
+fn take_line(daemon: &Rc<Daemon>, outbox: &Rc<Outbox>, principal: &Principal, line: &[u8]) {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.iter().all(u8::is_ascii_whitespace) {
+        return;
+    }
+    let request = match wire::decode(line) {
+        Ok(request) => request,
+        Err(bad) => return outbox.send(wire::encode_error(&bad.id, bad.rpc, &bad.error)),
+    };
+    let refuse = |code, message: &str| {
+        if let Some(id) = &request.id {
+            outbox.send(wire::encode_error(id, request.rpc, &WireError::new(code, message)));
+        }
+    };
+    if outbox.under_way() >= MAX_IN_FLIGHT {
+        return refuse(Code::TooManyRequests, "too many requests in flight on this connection");
+    }
+    match &request.id {
+        Some(id) => {
+            if !outbox.in_flight.borrow_mut().insert(id.clone()) {
+                return refuse(Code::InvalidParams, "id: already in flight");
+            }
+        }
+        None => outbox.anonymous.set(outbox.anonymous.get() + 1),
+    }
+    let call = Call {
+        daemon: Rc::clone(daemon),
+        outbox: Rc::clone(outbox),
+        principal: Rc::clone(principal),
+        id: request.id,
+        rpc: request.rpc,
+    };
+    tokio::task::spawn_local(dispatch::handle(call, request.method, request.params));
+}

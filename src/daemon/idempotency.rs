@@ -1,0 +1,155 @@
+//! Idempotency keys: a request with a key that is known is answered with its first answer, and runs nothing.
+//!
+//! Kept in memory with a salted digest of the request; in the state directory only the SHA-256 of principal and
+//! key, so that a key from before a restart is known for what it is, and nothing else is.
+
+use super::dispatch::invalid;
+use super::exec::Principal;
+use super::wire::{Code, Node, WireError};
+use crate::ids::ExecId;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::rc::Rc;
+use tokio::sync::Notify;
+
+/// Most keys that are kept; the oldest go first.
+const MAX_KEYS: usize = 16 * 1024;
+/// Longest key, bytes.
+const MAX_KEY: usize = 256;
+
+type Name = [u8; 32];
+
+/// The first answer.
+#[derive(Clone)]
+pub enum Answer {
+    /// Data.
+    Value(Value),
+    /// An exec; its method's answer is made from it again.
+    Exec(ExecId),
+    /// A refusal.
+    Error(Code, String, Value),
+}
+
+/// One key.
+pub struct Entry {
+    digest: [u8; 32],
+    answer: RefCell<Option<Answer>>,
+    changed: Notify,
+}
+
+impl Entry {
+    /// Keeps the first answer.
+    pub fn answered(&self, answer: Answer) {
+        *self.answer.borrow_mut() = Some(answer);
+        self.changed.notify_waiters();
+    }
+}
+
+/// What a key means.
+pub enum Begun {
+    /// Never seen: the request runs, and says its answer.
+    New(Rc<Entry>),
+    /// Seen: this was the answer.
+    Again(Answer),
+}
+
+/// All keys.
+pub struct Keys {
+    salt: [u8; 16],
+    known: RefCell<(HashMap<Name, Rc<Entry>>, VecDeque<Name>)>,
+    before: HashSet<String>,
+    file: Option<RefCell<File>>,
+}
+
+impl Keys {
+    /// Reads the keys of former lives. Without a state directory, or where it fails (which is logged), keys do
+    /// not outlive the daemon.
+    pub fn open(state_dir: Option<&Path>) -> Self {
+        let (mut before, mut file) = (HashSet::new(), None);
+        if let Some(directory) = state_dir {
+            let path = directory.join("idempotency-keys");
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().filter(|line| line.len() == 64).collect();
+            let kept = &lines[lines.len().saturating_sub(MAX_KEYS)..];
+            before = kept.iter().map(|line| (*line).to_owned()).collect();
+            let opened = std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&path);
+            match opened.and_then(|mut file| kept.iter().try_for_each(|line| writeln!(file, "{line}")).map(|()| file)) {
+                Ok(opened) => file = Some(RefCell::new(opened)),
+                Err(error) => tracing::warn!(path = %path.display(), %error, "idempotency keys are not kept"),
+            }
+        }
+        let salt = *uuid::Uuid::new_v4().as_bytes();
+        Self { salt, known: RefCell::default(), before, file }
+    }
+
+    /// The key of a request and the request's digest, where it has one.
+    ///
+    /// # Errors
+    /// `INVALID_PARAMS` for an empty or too long key.
+    pub fn find(&self, method: &str, params: &Node) -> Result<Option<(String, [u8; 32])>, WireError> {
+        let Node::Map(fields) = params else { return Ok(None) };
+        let key = fields.iter().find_map(|(name, value)| match value {
+            Node::Text(text) if name == "idempotency_key" => Some(text.as_str()),
+            _ => None,
+        });
+        let Some(key) = key else { return Ok(None) };
+        if key.is_empty() || key.len() > MAX_KEY {
+            return Err(invalid("idempotency_key", "expected 1 to 256 bytes"));
+        }
+        let salt = [&self.salt, method.as_bytes()].concat();
+        Ok(Some((key.to_owned(), params.digest(&salt))))
+    }
+
+    /// Looks a key up and, where it is new, writes it down before anything starts.
+    ///
+    /// # Errors
+    /// `IDEMPOTENCY_CONFLICT` for another request, `OUTCOME_UNKNOWN` for a key of a former life.
+    pub async fn begin(&self, principal: &Principal, key: &str, digest: [u8; 32]) -> Result<Begun, WireError> {
+        let name: Name =
+            Sha256::new().chain_update(principal.as_bytes()).chain_update([0]).chain_update(key).finalize().into();
+        let known = self.known.borrow().0.get(&name).cloned();
+        if let Some(entry) = known {
+            if entry.digest != digest {
+                return Err(WireError::new(Code::IdempotencyConflict, "the key was used for another request"));
+            }
+            loop {
+                let changed = entry.changed.notified();
+                if let Some(answer) = entry.answer.borrow().as_ref() {
+                    return Ok(Begun::Again(answer.clone()));
+                }
+                changed.await;
+            }
+        }
+        let line = name.iter().fold(String::new(), |mut line, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(line, "{byte:02x}");
+            line
+        });
+        if self.before.contains(&line) {
+            let message = "the key is from before a restart; whether its request ran is not known";
+            return Err(WireError::new(Code::OutcomeUnknown, message));
+        }
+        if let Some(file) = &self.file
+            && let Err(error) = writeln!(file.borrow_mut(), "{line}")
+        {
+            return Err(WireError::new(Code::InternalError, format!("write idempotency key: {error}")));
+        }
+        let entry = Rc::new(Entry { digest, answer: RefCell::new(None), changed: Notify::new() });
+        let (map, order) = &mut *self.known.borrow_mut();
+        map.insert(name, Rc::clone(&entry));
+        order.push_back(name);
+        if order.len() > MAX_KEYS
+            && let Some(oldest) = order.pop_front()
+        {
+            map.remove(&oldest);
+        }
+        Ok(Begun::New(entry))
+    }
+}

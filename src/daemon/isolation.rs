@@ -1,0 +1,153 @@
+//! Policies as the daemon uses them, and the isolation report of each, made once per policy digest.
+//!
+//! Evidence comes from a probe: the launcher's own program, started in a session exactly as a command is, and
+//! looked at from outside while it waits for its stdin to close.
+
+use super::Daemon;
+use super::config::KILL_BOUND;
+use super::exec::Isolation;
+use super::link::Link;
+use super::wire::{Code, WireError};
+use crate::launcher::protocol::{FromInit, SpawnHeader, spawn_packets};
+use crate::plan::SessionPlan;
+use crate::policy::{Overrides, Policy};
+use crate::report::{Report, Verdict};
+use crate::secret::Secret;
+use serde_json::{Value, json};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use tokio::time::timeout;
+
+/// The variable that the probe is given, and no other.
+const PROBE_KEY: &str = "TRL_PROBE";
+
+/// What is known of one policy on this host.
+#[derive(Clone)]
+pub struct Judged {
+    /// For outcomes.
+    pub isolation: Rc<Isolation>,
+    /// For `session.create` and `session.info`.
+    pub report: Rc<Report>,
+    /// The same as JSON.
+    pub json: Rc<Value>,
+}
+
+/// Reports by policy digest.
+#[derive(Default)]
+pub struct Cache(RefCell<HashMap<String, Judged>>);
+
+/// The policy of that name under the operator's limits.
+///
+/// # Errors
+/// `POLICY_NOT_FOUND`.
+pub fn resolve(daemon: &Daemon, name: &str) -> Result<Policy, WireError> {
+    let policy = Policy::load(name).ok_or_else(|| WireError::new(Code::PolicyNotFound, "no such policy"))?;
+    let child = &daemon.config.child;
+    let overrides =
+        Overrides { cpu_s: child.cpu_seconds, as_bytes: child.memory_bytes, nproc: child.nproc };
+    policy.with(overrides).map_err(|error| WireError::new(Code::InternalError, error.to_string()))
+}
+
+/// `policy.list`.
+pub fn list(daemon: &Daemon) -> Value {
+    let policies: Vec<_> = Policy::names()
+        .into_iter()
+        .filter_map(|name| resolve(daemon, name).ok())
+        .map(|policy| json!({"name": policy.name, "description": policy.description, "digest": policy.digest()}))
+        .collect();
+    json!({"policies": policies, "default": daemon.config.default_policy})
+}
+
+/// `policy.show`.
+///
+/// # Errors
+/// `POLICY_NOT_FOUND`.
+pub fn show(daemon: &Daemon, name: &str) -> Result<Value, WireError> {
+    let policy = resolve(daemon, name)?;
+    Ok(json!({"name": policy.name, "digest": policy.digest(), "policy": policy}))
+}
+
+/// What `system.info` says of the host.
+pub fn host_facts() -> Value {
+    let name = nix::sys::utsname::uname().ok();
+    let text = |part: Option<&std::ffi::OsStr>| part.map(|part| part.to_string_lossy().into_owned());
+    json!({
+        "kernel": text(name.as_ref().map(|name| name.release())),
+        "machine": text(name.as_ref().map(|name| name.machine())),
+    })
+}
+
+/// The report of a session that is just ready and has no reader yet: from the cache, or by a probe.
+///
+/// # Errors
+/// `ISOLATION_UNAVAILABLE` where a required layer is short, `INTERNAL_ERROR` where the probe did not come.
+pub async fn judge(
+    daemon: &Daemon,
+    link: &Rc<Link>,
+    exec: u64,
+    plan: &SessionPlan,
+    policy: &Policy,
+) -> Result<Judged, WireError> {
+    let digest = policy.digest();
+    let known = daemon.isolation.0.borrow().get(&digest).cloned();
+    let judged = match known {
+        Some(judged) => judged,
+        None => {
+            let probed = timeout(KILL_BOUND, probe(daemon, link, exec, plan)).await;
+            let report = probed
+                .unwrap_or_else(|_| Err("the probe did not end in time".into()))
+                .map_err(|message| WireError::new(Code::InternalError, format!("isolation probe: {message}")))?;
+            let json = serde_json::to_value(&report).unwrap_or_default();
+            let verdict = if report.verdict == Verdict::Enforced { "enforced" } else { "degraded" };
+            let isolation = Rc::new(Isolation { verdict, policy: policy.name.clone(), digest: digest.clone() });
+            let judged = Judged { isolation, report: Rc::new(report), json: Rc::new(json) };
+            daemon.isolation.0.borrow_mut().insert(digest, judged.clone());
+            judged
+        }
+    };
+    let short: Vec<_> = judged.report.short().collect();
+    if short.is_empty() {
+        return Ok(judged);
+    }
+    Err(unavailable(json!(short)))
+}
+
+/// The refusal that lists `layers`.
+pub fn unavailable(layers: Value) -> WireError {
+    WireError::new(Code::IsolationUnavailable, "a required layer is not fully enforced on this host")
+        .with(json!({"layers": layers}))
+}
+
+async fn probe(daemon: &Daemon, link: &Rc<Link>, exec: u64, plan: &SessionPlan) -> Result<Report, String> {
+    let value = Secret::copy_from(b"1");
+    let environment = BTreeMap::from([(PROBE_KEY, &value)]);
+    let header = SpawnHeader { exec, want_started: true, probe: true, ..SpawnHeader::default() };
+    let packets = spawn_packets(header, None, &[], &environment).map_err(|error| error.to_string())?;
+    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|error| error.to_string())?;
+    let null = || Rc::clone(&daemon.null);
+    link.send(packets, vec![Rc::new(read), null(), null()]).map_err(|error| error.to_string())?;
+    let mut held = Some(write);
+    let mut found = Err("it did not start".to_owned());
+    let mut buffer = [0u8; 128];
+    loop {
+        let length = link.receive(&mut buffer).await.map_err(|error| error.to_string())?;
+        match FromInit::decode(&buffer[..length]) {
+            Ok(FromInit::Started { exec: number, pid }) if number == exec => {
+                found = crate::evidence::observe(pid)
+                    .map(|observed| Report::of(crate::evidence::judge(&observed, plan, &[PROBE_KEY])))
+                    .map_err(|error| error.to_string());
+                held = None;
+            }
+            Ok(FromInit::SpawnFailed { exec: number, stage, errno }) if number == exec => {
+                found = Err(format!("{}: errno {errno}", stage.name()));
+            }
+            Ok(FromInit::TreeGone { exec: number, .. }) if number == exec => {
+                drop(held);
+                return found;
+            }
+            Ok(_) => {}
+            Err(_) => return Err("the init ended".into()),
+        }
+    }
+}

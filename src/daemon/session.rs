@@ -1,0 +1,356 @@
+//! One session: its init's socket, its environment, its execs.
+
+use super::Daemon;
+use super::config::{GRACE, KILL_BOUND};
+use super::exec::{Exec, Isolation, LeaderEnd, Principal, Reason, Stop, rfc3339};
+use super::link::Link;
+use crate::ids::SessionId;
+use crate::launcher::protocol::{FromInit, Stage, ToInit, ToLauncher};
+use crate::secret::Environment;
+use serde_json::json;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
+
+/// What the launcher says of a session.
+#[derive(Default)]
+pub struct Slot {
+    /// Process id of the init.
+    pub pid: Cell<i32>,
+    /// Why none was made.
+    pub failed: Cell<Option<(Stage, i32)>>,
+    /// The init and all of its are reaped; how many the launcher killed.
+    pub ended: Cell<Option<u32>>,
+    /// Said at each change.
+    pub changed: Notify,
+}
+
+impl Slot {
+    /// Waits until `ended` or the bound; whether it is.
+    pub async fn wait_ended(&self, bound: Duration) -> bool {
+        let ended = async {
+            loop {
+                let changed = self.changed.notified();
+                if self.ended.get().is_some() {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        timeout(bound, ended).await.is_ok()
+    }
+}
+
+/// Where a session is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// Takes execs.
+    Live,
+    /// Is being destroyed.
+    Ending,
+    /// Nothing of it is left.
+    Gone,
+}
+
+/// What `session.destroy` found.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Destroyed {
+    /// Processes that were sent SIGKILL.
+    pub killed: u32,
+    /// Whether SIGTERM, or the init, was not enough.
+    pub escalated: bool,
+}
+
+/// One session.
+pub struct Session {
+    /// Its name.
+    pub id: SessionId,
+    /// The launcher's number for it.
+    pub number: u64,
+    /// Whose it is.
+    pub principal: Principal,
+    /// The client's name for it.
+    pub name: Option<String>,
+    /// Its shell.
+    pub shell: String,
+    /// Its working directory.
+    pub working_dir: String,
+    /// Its variables.
+    pub env: Environment,
+    /// Its secrets.
+    pub secrets: Environment,
+    /// The client's labels.
+    pub labels: BTreeMap<String, String>,
+    /// Timeout of its commands.
+    pub timeout: Duration,
+    /// Grace of its commands.
+    pub grace: Duration,
+    /// Most execs at once.
+    pub max_running: usize,
+    /// `RLIMIT_CPU` of its commands, seconds.
+    pub cpu_seconds: u64,
+    /// What outcomes say of the sandbox.
+    pub isolation: Rc<Isolation>,
+    /// The report.
+    pub report: Rc<serde_json::Value>,
+    /// When it was made.
+    pub created_at: SystemTime,
+    /// How long it may be idle.
+    pub idle_timeout: Duration,
+    /// How long it may live.
+    pub ttl: Duration,
+    /// Its init.
+    pub link: Rc<Link>,
+    /// The launcher's view.
+    pub slot: Rc<Slot>,
+    /// Where it is in its life.
+    pub life: Cell<Life>,
+    /// When it was made, or touched, monotonic.
+    pub born: Cell<Instant>,
+    /// Last activity, monotonic and as clients see it.
+    pub active: Cell<(Instant, SystemTime)>,
+    /// Whether `expiring` was said.
+    pub warned: Cell<bool>,
+    /// Execs that were started.
+    pub commands: Cell<u64>,
+    /// Numbers of execs and signals.
+    pub next: Cell<u64>,
+    /// Execs with a living process, by number.
+    pub trees: RefCell<HashMap<u64, Rc<Exec>>>,
+    /// Ended execs that are kept.
+    pub kept: Rc<RefCell<std::collections::VecDeque<crate::ids::ExecId>>>,
+    /// Execs that have not ended.
+    pub running: Cell<usize>,
+    /// Who waits for `Signaled`.
+    pub signals: RefCell<HashMap<u64, oneshot::Sender<(u32, i32)>>>,
+    /// Times used by ended execs, µs.
+    pub cpu_us: Cell<(u64, u64)>,
+    /// The init's last word.
+    pub destroyed: Cell<Option<u32>>,
+    /// What its end came to.
+    pub result: Cell<Destroyed>,
+    /// Said when trees, life or `destroyed` change.
+    pub changed: Notify,
+}
+
+impl Session {
+    /// The next number for an exec or a signal.
+    pub fn number(&self) -> u64 {
+        self.next.set(self.next.get() + 1);
+        self.next.get()
+    }
+
+    /// Counts as activity.
+    pub fn touch(&self) {
+        self.active.set((Instant::now(), SystemTime::now()));
+    }
+
+    /// Its state's name.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        match self.life.get() {
+            Life::Live if self.running.get() > 0 => "running",
+            Life::Live => "idle",
+            _ => "terminated",
+        }
+    }
+
+    /// When it ends for idleness, if nothing happens.
+    #[must_use]
+    pub fn idle_at(&self) -> SystemTime {
+        self.active.get().1 + self.idle_timeout
+    }
+
+    /// When it ends in any case.
+    #[must_use]
+    pub fn expires_at(&self) -> SystemTime {
+        let left = (self.born.get() + self.ttl).saturating_duration_since(Instant::now());
+        SystemTime::now() + left
+    }
+
+    /// What `session.info` and `session.list` show: keys, never values.
+    #[must_use]
+    pub fn info(&self, with_isolation: bool) -> serde_json::Value {
+        let (user_us, system_us) = self.cpu_us.get();
+        let mut info = json!({
+            "session_id": self.id,
+            "name": self.name,
+            "shell": self.shell,
+            "working_dir": self.working_dir,
+            "state": self.state(),
+            "env_keys": self.env.keys().collect::<Vec<_>>(),
+            "secret_names": self.secrets.keys().collect::<Vec<_>>(),
+            "created_at": rfc3339(self.created_at),
+            "last_activity": rfc3339(self.active.get().1),
+            "command_count": self.commands.get(),
+            "timeout_s": self.timeout.as_secs_f64(),
+            "expires_at": rfc3339(self.expires_at()),
+            "idle_at": rfc3339(self.idle_at()),
+            "labels": self.labels,
+            "policy": self.isolation.policy,
+            "policy_digest": self.isolation.digest,
+            "running_execs": self.running.get(),
+            "usage": {"cpu_user_us": user_us, "cpu_system_us": system_us},
+        });
+        if with_isolation {
+            info["isolation"] = (*self.report).clone();
+        }
+        info
+    }
+
+    /// Takes in what the init says, to its end.
+    pub async fn listen(self: Rc<Self>, daemon: Rc<Daemon>) {
+        let mut buffer = [0u8; 128];
+        loop {
+            match self.link.receive(&mut buffer).await {
+                Ok(length) if length > 0 => match FromInit::decode(&buffer[..length]) {
+                    Ok(message) => self.route(message),
+                    Err(_) => {
+                        tracing::warn!(session = %self.id, "init said what is not of its protocol");
+                        break;
+                    }
+                },
+                _ => break,
+            }
+        }
+        if self.life.get() == Life::Live {
+            tracing::warn!(session = %self.id, "init is gone, ending the session");
+            daemon.tell_launcher(&ToLauncher::Kill { session: self.number });
+            self.vanish(&daemon, Reason::Unknown);
+        }
+        self.changed.notify_waiters();
+    }
+
+    fn route(&self, message: FromInit) {
+        let exec = |number: u64| self.trees.borrow().get(&number).cloned();
+        match message {
+            FromInit::Started { exec: number, pid } => {
+                if let Some(exec) = exec(number) {
+                    exec.inbox.borrow_mut().started = Some(pid);
+                    exec.progressed.notify_waiters();
+                }
+            }
+            FromInit::SpawnFailed { exec: number, stage, errno } => {
+                if let Some(exec) = exec(number) {
+                    exec.inbox.borrow_mut().failed = Some((stage, errno));
+                    exec.wake.notify_one();
+                }
+            }
+            FromInit::LeaderExited { exec: number, status, user_us, system_us, max_rss_kib, blocks_in, blocks_out } => {
+                if let Some(exec) = exec(number) {
+                    exec.inbox.borrow_mut().leader = Some(LeaderEnd {
+                        status,
+                        user_us,
+                        system_us,
+                        max_rss_bytes: max_rss_kib.saturating_mul(1024),
+                        read_bytes: blocks_in.saturating_mul(512),
+                        written_bytes: blocks_out.saturating_mul(512),
+                    });
+                    let (user, system) = self.cpu_us.get();
+                    self.cpu_us.set((user.saturating_add(user_us), system.saturating_add(system_us)));
+                    exec.wake.notify_one();
+                }
+            }
+            FromInit::TreeGone { exec: number, .. } => {
+                let gone = self.trees.borrow_mut().remove(&number);
+                if let Some(exec) = gone {
+                    exec.inbox.borrow_mut().tree_gone = true;
+                    exec.wake.notify_one();
+                    exec.progressed.notify_waiters();
+                    self.changed.notify_waiters();
+                }
+            }
+            FromInit::Signaled { request, delivered, errno } => {
+                if let Some(waiter) = self.signals.borrow_mut().remove(&request) {
+                    // A client that no longer waits is no error.
+                    waiter.send((delivered, errno)).ok();
+                }
+            }
+            FromInit::Destroyed { killed } => {
+                self.destroyed.set(Some(killed));
+                self.changed.notify_waiters();
+            }
+            FromInit::Ready { .. } | FromInit::Failed { .. } => {}
+        }
+    }
+
+    /// Ends the books: every exec loses its session.
+    pub fn vanish(&self, daemon: &Daemon, reason: Reason) {
+        self.life.set(Life::Gone);
+        let trees: Vec<_> = self.trees.borrow_mut().drain().collect();
+        for (_, exec) in trees {
+            exec.lose(reason);
+        }
+        self.signals.borrow_mut().clear();
+        daemon.forget_session(self);
+        self.changed.notify_waiters();
+    }
+
+    /// Sends a signal and waits for the init's answer.
+    ///
+    /// # Errors
+    /// `None` where the init does not answer in time.
+    pub async fn signal(&self, exec: u64, signal: i32, target: crate::launcher::protocol::Target) -> Option<(u32, i32)> {
+        let request = self.number();
+        let (sender, receiver) = oneshot::channel();
+        self.signals.borrow_mut().insert(request, sender);
+        self.link.tell(ToInit::Signal { request, exec, signal, target }.encode());
+        let answer = timeout(KILL_BOUND, receiver).await;
+        self.signals.borrow_mut().remove(&request);
+        answer.ok()?.ok()
+    }
+
+    async fn until(&self, bound: Duration, condition: impl Fn(&Self) -> bool) -> bool {
+        let wait = async {
+            loop {
+                let changed = self.changed.notified();
+                if condition(self) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        timeout(bound, wait).await.is_ok()
+    }
+
+    /// Ends the session; returns when nothing of it lives. A second call waits for the first.
+    pub async fn destroy(&self, daemon: &Daemon, force: bool, reason: Reason) -> Destroyed {
+        if self.life.get() != Life::Live {
+            self.until(4 * KILL_BOUND, |session| session.life.get() == Life::Gone).await;
+            return self.result.get();
+        }
+        self.life.set(Life::Ending);
+        let execs: Vec<_> = self.trees.borrow().values().cloned().collect();
+        for exec in &execs {
+            exec.stop(Stop { reason, signal: 0, grace: 4 * KILL_BOUND });
+        }
+        if !force && !execs.is_empty() {
+            self.link.tell(ToInit::Terminate.encode());
+            self.until(GRACE, |session| session.trees.borrow().is_empty()).await;
+        }
+        let mut escalated = false;
+        self.link.tell(ToInit::Destroy.encode());
+        if !self.slot.wait_ended(KILL_BOUND).await {
+            tracing::warn!(session = %self.id, "init did not end in time, the launcher ends it");
+            escalated = true;
+            daemon.tell_launcher(&ToLauncher::Kill { session: self.number });
+            if !self.slot.wait_ended(KILL_BOUND).await {
+                tracing::error!(session = %self.id, "launcher did not confirm the end of the session");
+            }
+        }
+        // The init's last word was sent before it ended, but may not have been read.
+        self.until(Duration::from_millis(100), |session| session.destroyed.get().is_some()).await;
+        let killed = self.destroyed.get().unwrap_or(0).saturating_add(self.slot.ended.get().unwrap_or(0));
+        let result = Destroyed { killed, escalated: escalated || (!force && killed > 0) };
+        self.result.set(result);
+        self.vanish(daemon, reason);
+        for exec in &execs {
+            exec.finished().await;
+        }
+        tracing::info!(session = %self.id, killed, "session destroyed");
+        result
+    }
+}
