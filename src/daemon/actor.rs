@@ -50,7 +50,11 @@ impl Tap {
         if let Self::Idle(_) = self
             && let Self::Idle(descriptor) = std::mem::replace(self, Self::Closed)
         {
-            match AsyncFd::with_interest(descriptor, interest) {
+            // Deprecated because `AsRawFd` alone does not promise that a descriptor stays the same; an
+            // `OwnedFd` does.
+            #[allow(deprecated)]
+            let watched = AsyncFd::with_interest(descriptor, interest);
+            match watched {
                 Ok(watched) => *self = Self::Watched(watched),
                 Err(error) => tracing::warn!(%error, "pipe not watched"),
             }

@@ -29,14 +29,20 @@ pub const LIFETIME_BOUND: Duration = Duration::from_secs(10);
 pub const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// Limits of each command, in place of the policy's.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct ChildLimits {
     /// `RLIMIT_CPU`, seconds.
-    pub cpu_seconds: Option<u64>,
-    /// `RLIMIT_AS`, bytes.
+    pub cpu_seconds: u64,
+    /// `RLIMIT_AS`, bytes; `None` leaves the policy's.
     pub memory_bytes: Option<u64>,
     /// Processes that an exec may add.
-    pub nproc: Option<u32>,
+    pub nproc: u32,
+}
+
+impl Default for ChildLimits {
+    fn default() -> Self {
+        Self { cpu_seconds: 300, memory_bytes: None, nproc: 64 }
+    }
 }
 
 /// The daemon's settings.

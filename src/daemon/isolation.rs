@@ -45,7 +45,7 @@ pub fn resolve(daemon: &Daemon, name: &str) -> Result<Policy, WireError> {
     let policy = Policy::load(name).ok_or_else(|| WireError::new(Code::PolicyNotFound, "no such policy"))?;
     let child = &daemon.config.child;
     let overrides =
-        Overrides { cpu_s: child.cpu_seconds, as_bytes: child.memory_bytes, nproc: child.nproc };
+        Overrides { cpu_s: Some(child.cpu_seconds), as_bytes: child.memory_bytes, nproc: Some(child.nproc) };
     policy.with(overrides).map_err(|error| WireError::new(Code::InternalError, error.to_string()))
 }
 

@@ -51,7 +51,11 @@ impl Link {
     /// # Errors
     /// Where it cannot be watched.
     pub fn new(socket: OwnedFd) -> io::Result<Rc<Self>> {
-        Ok(Rc::new(Self { socket: AsyncFd::new(socket)?, queue: RefCell::default() }))
+        // The constructor is deprecated because `AsRawFd` alone does not promise that a descriptor stays the
+        // same; an `OwnedFd` does.
+        #[allow(deprecated)]
+        let socket = AsyncFd::new(socket)?;
+        Ok(Rc::new(Self { socket, queue: RefCell::default() }))
     }
 
     /// Sends the packets of one message in order, the descriptors with the first. Never waits.
