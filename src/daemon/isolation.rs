@@ -20,7 +20,7 @@ use std::rc::Rc;
 use tokio::time::timeout;
 
 /// The variable that the probe is given, and no other.
-const PROBE_KEY: &str = "TRL_PROBE";
+use crate::launcher::PROBE_KEY;
 
 /// What is known of one policy on this host.
 #[derive(Clone)]
@@ -125,8 +125,10 @@ async fn probe(daemon: &Daemon, link: &Rc<Link>, exec: u64, plan: &SessionPlan) 
     let header = SpawnHeader { exec, want_started: true, probe: true, ..SpawnHeader::default() };
     let packets = spawn_packets(header, None, &[], &environment).map_err(|error| error.to_string())?;
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|error| error.to_string())?;
-    let null = || Rc::clone(&daemon.null);
-    link.send(packets, vec![Rc::new(read), null(), null()]).map_err(|error| error.to_string())?;
+    let flags = nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK;
+    let (ready, says_ready) = nix::unistd::pipe2(flags).map_err(|error| error.to_string())?;
+    let descriptors = vec![Rc::new(read), Rc::new(says_ready), Rc::clone(&daemon.null)];
+    link.send(packets, descriptors).map_err(|error| error.to_string())?;
     let mut held = Some(write);
     let mut found = Err("it did not start".to_owned());
     let mut buffer = [0u8; 128];
@@ -134,6 +136,10 @@ async fn probe(daemon: &Daemon, link: &Rc<Link>, exec: u64, plan: &SessionPlan) 
         let length = link.receive(&mut buffer).await.map_err(|error| error.to_string())?;
         match FromInit::decode(&buffer[..length]) {
             Ok(FromInit::Started { exec: number, pid }) if number == exec => {
+                // Until it says so it is still being loaded, with descriptors of the loader's.
+                while nix::unistd::read(&ready, &mut [0]) == Err(nix::errno::Errno::EAGAIN) {
+                    tokio::time::sleep(std::time::Duration::from_micros(200)).await;
+                }
                 found = crate::evidence::observe(pid)
                     .map(|observed| Report::of(crate::evidence::judge(&observed, plan, &[PROBE_KEY])))
                     .map_err(|error| error.to_string());

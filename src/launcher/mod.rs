@@ -37,13 +37,14 @@ struct Launcher {
     sessions: BTreeMap<i32, Session>,
 }
 
-/// The program: reads its socket from descriptor 3; with `--probe`, is the process that evidence is read from.
+/// The variable that makes this program the process that evidence is read from.
+pub const PROBE_KEY: &str = "TRL_PROBE";
+
+/// The program: reads its socket from descriptor 3; with [`PROBE_KEY`], is the process that evidence is read
+/// from.
 #[must_use]
 pub fn main() -> i32 {
-    if std::env::args_os()
-        .nth(1)
-        .is_some_and(|argument| argument == "--probe")
-    {
+    if std::env::var_os(PROBE_KEY).is_some() {
         return probe();
     }
     match start() {
@@ -55,9 +56,11 @@ pub fn main() -> i32 {
     }
 }
 
-/// Stays until its standard input ends.
+/// Says that it is there, then stays until its standard input ends.
 fn probe() -> i32 {
-    i32::from(io::copy(&mut io::stdin(), &mut io::sink()).is_err())
+    use io::Write;
+    let said = io::stdout().write_all(b".").and_then(|()| io::stdout().flush());
+    i32::from(said.is_err() || io::copy(&mut io::stdin(), &mut io::sink()).is_err())
 }
 
 fn start() -> io::Result<(Launcher, OwnedFd)> {
