@@ -28,7 +28,7 @@ pub fn main() -> i32 {
     let cli = Cli::parse();
     dispatch(cli).unwrap_or_else(|failure| {
         show::note(&failure.to_string());
-        show::FAILED
+        failure.exit_code()
     })
 }
 

@@ -10,31 +10,46 @@ pub const FAILED: i32 = 125;
 
 /// Why a subcommand could not do its work, fit for "trl: …".
 #[derive(Debug)]
-pub struct Failure(String);
+pub struct Failure {
+    text: String,
+    exit_code: i32,
+}
 
 impl Failure {
     /// From a text.
     #[must_use]
     pub fn text(text: impl Into<String>) -> Self {
-        Self(text.into())
+        Self { text: text.into(), exit_code: FAILED }
+    }
+
+    /// The exit code: of a command that did not start 127 or 126, else [`FAILED`].
+    #[must_use]
+    pub fn exit_code(&self) -> i32 {
+        self.exit_code
     }
 }
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        Self(error.to_string())
+        let exit_code = match &error {
+            ClientError::Refused { code, detail, .. } if code == "SPAWN_FAILED" => {
+                detail["exit_code"].as_i64().and_then(|code| i32::try_from(code).ok()).unwrap_or(FAILED)
+            }
+            _ => FAILED,
+        };
+        Self { text: error.to_string(), exit_code }
     }
 }
 
 impl From<crate::error::SysError> for Failure {
     fn from(error: crate::error::SysError) -> Self {
-        Self(error.to_string())
+        Self::text(error.to_string())
     }
 }
 

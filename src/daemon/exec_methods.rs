@@ -80,8 +80,9 @@ async fn answer(call: &Call, method: &str, exec: Rc<Exec>, yield_ms: Option<u64>
     if let Some(end) = exec.end.borrow().as_ref()
         && let Some((stage, errno)) = end.failed
     {
-        return Err(WireError::new(Code::SpawnFailed, format!("command did not start: {}", stage.name()))
-            .with(failure(stage, errno)));
+        let errno_name = nix::errno::Errno::from_raw(errno);
+        let message = format!("command did not start: {}: {errno_name:?} ({})", stage.name(), errno_name.desc());
+        return Err(WireError::new(Code::SpawnFailed, message).with(failure(stage, errno)));
     }
     match method {
         "exec.run" => Ok(Reply::Outcome(exec)),

@@ -717,7 +717,13 @@ unsafe fn search(
                 );
                 match -result as i32 {
                     libc::ENOENT | libc::ENOTDIR => {}
-                    libc::EACCES => errno = libc::EACCES,
+                    libc::EACCES => {
+                        // A directory of `PATH` that may not be searched has no such program, as shells see it.
+                        let at = libc::AT_FDCWD as usize;
+                        if raw::syscall(libc::SYS_faccessat, at, room as usize, libc::F_OK as usize, 0, 0) == 0 {
+                            errno = libc::EACCES;
+                        }
+                    }
                     other => return other,
                 }
             }
