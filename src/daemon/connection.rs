@@ -2,13 +2,13 @@
 
 use super::Daemon;
 use super::config::{MAX_CONNECTIONS, MAX_IN_FLIGHT, MAX_LINE, WRITE_QUEUE};
-use super::dispatch::{self, Call};
+use super::dispatch::{self, Call, invalid};
 use super::exec::{Exec, Principal, Reason, Stop};
 use super::wire::types::OnDisconnect;
 use super::wire::{self, Code, Id, WireError};
 use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
@@ -19,6 +19,8 @@ use zeroize::{Zeroize, Zeroizing};
 const FIRST_BUFFER: usize = 16 * 1024;
 /// How often a half-closed connection is looked at.
 const HALF_CLOSED: Duration = Duration::from_millis(100);
+/// How long a client that is turned away is listened to.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Pause after an `accept` that failed, as for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -297,6 +299,7 @@ async fn read(daemon: &Rc<Daemon>, outbox: &Rc<Outbox>, principal: &Principal) {
         if lines.filled > MAX_LINE {
             let error = WireError::new(Code::RequestTooLarge, format!("a request is at most {MAX_LINE} bytes"));
             outbox.send(wire::encode_error(&Id::Null, false, &error));
+            tokio::time::timeout(FAREWELL, dismiss(outbox, &mut lines)).await.ok();
             return;
         }
         if outbox.socket.readable().await.is_err() {
@@ -307,6 +310,29 @@ async fn read(daemon: &Rc<Daemon>, outbox: &Rc<Outbox>, principal: &Principal) {
             Ok(length) => lines.filled += length,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(_) => return,
+        }
+    }
+}
+
+/// Says end-of-file, and reads away what still comes: a close with unread bytes would take the answer with it.
+async fn dismiss(outbox: &Outbox, lines: &mut Lines) {
+    loop {
+        let drained = outbox.drained.notified();
+        if outbox.bytes.get() == 0 {
+            break;
+        }
+        drained.await;
+    }
+    // A client that is gone needs no end-of-file.
+    nix::sys::socket::shutdown(outbox.socket.as_raw_fd(), nix::sys::socket::Shutdown::Write).ok();
+    loop {
+        if outbox.socket.readable().await.is_err() {
+            return;
+        }
+        match outbox.socket.try_read(&mut lines.buffer) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Ok(1..) => {}
+            _ => return,
         }
     }
 }
@@ -347,7 +373,8 @@ fn take_line(daemon: &Rc<Daemon>, outbox: &Rc<Outbox>, principal: &Principal, li
     match &request.id {
         Some(id) => {
             if !outbox.in_flight.borrow_mut().insert(id.clone()) {
-                return refuse(Code::InvalidParams, "id: already in flight");
+                let error = invalid("id", "already in flight");
+                return outbox.send(wire::encode_error(id, request.rpc, &error));
             }
         }
         None => outbox.anonymous.set(outbox.anonymous.get() + 1),

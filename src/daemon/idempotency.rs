@@ -60,10 +60,13 @@ pub enum Begun {
     Again(Answer),
 }
 
+/// By name, and in order of age.
+type Known = (HashMap<Name, Rc<Entry>>, VecDeque<Name>);
+
 /// All keys.
 pub struct Keys {
     salt: [u8; 16],
-    known: RefCell<(HashMap<Name, Rc<Entry>>, VecDeque<Name>)>,
+    known: RefCell<Known>,
     before: HashSet<String>,
     file: Option<RefCell<File>>,
 }
