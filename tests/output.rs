@@ -45,10 +45,18 @@ fn exit_codes_signals_and_failures_to_start_are_told_apart() {
         assert_eq!(outcome["timed_out"], false);
     }
     for (program, code) in [("/no/such/program", 127), ("/etc/passwd", 126), ("no-such-program", 127)] {
-        let outcome = client.ok("exec.run", json!({"session_id": session, "argv": [program]}));
-        assert_eq!(outcome["exit_code"], code, "{outcome}");
-        assert_eq!(outcome["end"]["reason"], "spawn_failed", "{outcome}");
-        assert!(outcome["end"]["detail"]["stage"].is_string(), "{outcome}");
+        // An outcome where the exec has an id, else an error that says the same.
+        let answer = client.call("exec.run", json!({"session_id": session, "argv": [program]}));
+        if answer["ok"] == true {
+            let outcome = &answer["data"];
+            assert_eq!(outcome["exit_code"], code, "{outcome}");
+            assert_eq!(outcome["end"]["reason"], "spawn_failed", "{outcome}");
+            assert!(outcome["end"]["detail"]["stage"].is_string(), "{outcome}");
+        } else {
+            assert_eq!(answer["error"]["code"], "SPAWN_FAILED", "{answer}");
+            assert_eq!(answer["error"]["detail"]["exit_code"], code, "{answer}");
+            assert_eq!(answer["error"]["detail"]["stage"], "exec", "{answer}");
+        }
     }
     let nowhere = json!({"session_id": session, "command": "true", "cwd": "/no/such/place"});
     let answer = client.call("exec.run", nowhere);
@@ -212,9 +220,9 @@ fn another_client_goes_on_where_a_lost_one_stopped() {
     assert_eq!(String::from_utf8(seen).unwrap(), expected);
     assert!(gaps.is_empty());
     assert_eq!(end["exit_code"], 0);
-    let read = json!({"exec_id": exec, "stream": "stdout", "offset": 5, "max_bytes": 2});
+    let read = json!({"exec_id": exec, "stream": "stdout", "offset": 5, "max_bytes": 4});
     let read = client.ok("exec.read", read);
-    assert_eq!((&read["data"], &read["next_offset"]), (&json!("0\n"), &json!(7)), "{read}");
+    assert_eq!((&read["data"], &read["next_offset"]), (&json!("0\nli"), &json!(9)), "{read}");
 }
 
 fn rss(pid: i32) -> u64 {

@@ -55,7 +55,7 @@ fn canaries_of_every_scope_reach_the_command_and_nothing_else() {
         client.run(&session, &format!("true {argument}; cat >/dev/null"), json!({"stdin": input}));
         let secret = value("EXEC_SECRET");
         let missing = json!({"session_id": session, "argv": ["/no/such", argument], "env": {"EXEC_ENV": value("EXEC_ENV")}});
-        client.ok("exec.run", missing);
+        client.call("exec.run", missing);
         for bad in [
             json!({"session_id": session, "command": 7, "secrets": {"EXEC_SECRET": secret}}),
             json!({"session_id": session, "command": "true", "secrets": {"EXEC_SECRET": secret}, "env": {"EXEC_SECRET": secret}}),
