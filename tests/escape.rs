@@ -27,6 +27,8 @@ const ARTISTS: &[(usize, &str)] = &[
         3,
         "g() { while :; do (setsid sh -c 'sleep 0.02 & sleep 0.01' &); sleep 0.005; done; }; trap '' TERM; g & sleep 300",
     ),
+    // Known by its arguments alone.
+    (4, "(env -i setsid sh -c \"sleep 300; : $MARK\" &) ; env -i sh -c \"sleep 300; : $MARK\" & sleep 300"),
     // Holders of the output.
     (3, "exec 3>&1 4>&2; setsid sleep 300 & (trap '' TERM; sleep 300) & wait"),
 ];
@@ -90,8 +92,9 @@ fn rounds(by: By, count: usize) {
             scope.spawn(move || {
                 let mut client = daemon.connect();
                 for number in (lane..count).step_by(3) {
-                    let end = [End::Cancel, End::Timeout, End::Destroy][(number / 7 + number) % 3];
-                    round(&mut client, ARTISTS[number % ARTISTS.len()], end, number % 8 != 0);
+                    let end =
+                        [End::Cancel, End::Timeout, End::Destroy][(number / ARTISTS.len() + number) % 3];
+                    round(&mut client, ARTISTS[number % ARTISTS.len()], end, number % 11 != 0);
                 }
             });
         }
@@ -103,13 +106,13 @@ fn rounds(by: By, count: usize) {
 
 #[test]
 fn nothing_escapes_an_ordinary_users_daemon() {
-    rounds(By::Ordinary, 42);
+    rounds(By::Ordinary, 48);
 }
 
 #[test]
 fn nothing_escapes_a_daemon_that_root_started() {
     if common::is_root() {
-        rounds(By::Root, 21);
+        rounds(By::Root, 24);
     }
 }
 
@@ -181,4 +184,82 @@ fn a_client_that_goes_takes_its_run_along_and_leaves_its_start() {
     assert!(!marked(&start).is_empty());
     client.ok("session.destroy", json!({"session_id": session, "force": true}));
     assert!(marked(&start).is_empty());
+}
+
+#[test]
+fn who_kills_or_stops_what_watches_it_ends_all_the_same() {
+    let daemon = common::Daemon::ordinary();
+    for attack in [
+        "kill -KILL $PPID; (setsid sleep 300 &); sleep 300",
+        "kill -STOP $PPID; (setsid sleep 300 &); sleep 300",
+        "(setsid sleep 300 &); kill -STOP $PPID; exit 0",
+        "(setsid sleep 300 &); kill -KILL $PPID; exit 0",
+        "i=$(cut -d' ' -f4 /proc/$PPID/stat); kill -STOP $i; (setsid sleep 300 &); sleep 300",
+        "i=$(cut -d' ' -f4 /proc/$PPID/stat); kill -KILL $i; (setsid sleep 300 &); sleep 300",
+    ] {
+        let mut client = daemon.connect();
+        let mark = new_mark();
+        let session = client.session(json!({"env": {"MARK": mark}}));
+        let begun = Instant::now();
+        let params = json!({"session_id": session, "command": attack, "timeout_s": 0.5, "grace_s": 0.1});
+        client.call("exec.run", params);
+        client.call("session.destroy", json!({"session_id": session, "force": true}));
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(12), "{attack}: took {took:?}");
+        let left = marked(&mark);
+        assert!(left.is_empty(), "{attack}: {left:?} live on");
+        assert!(daemon.inits().is_empty(), "{attack}: an init lives on");
+        let session = client.session(json!({}));
+        assert_eq!(client.run(&session, "echo on", json!({}))["stdout"], "on\n", "{attack}");
+        client.ok("session.destroy", json!({"session_id": session, "force": true}));
+    }
+    let stats = daemon.connect().ok("system.stats", json!({}));
+    assert_eq!((&stats["active_sessions"], &stats["running_execs"]), (&json!(0), &json!(0)));
+}
+
+#[test]
+fn an_ended_exec_can_still_be_cleared_of_what_it_left() {
+    let daemon = common::Daemon::ordinary();
+    let mut client = daemon.connect();
+    let mark = new_mark();
+    let session = client.session(json!({"env": {"MARK": mark}}));
+    let exec = client.start(&session, "(setsid sleep 300 >/dev/null 2>&1 &) ; true", json!({}));
+    let outcome = client.ok("exec.wait", json!({"exec_id": exec, "timeout_s": 5}));
+    assert_eq!(outcome["end"]["reason"], "exited");
+    assert!(within(Duration::from_secs(2), || marked(&mark).len() == 1));
+    let outcome = client.ok("exec.cancel", json!({"exec_id": exec, "grace_s": 0.1}));
+    assert_eq!(outcome["end"]["reason"], "exited", "an end is not rewritten");
+    assert!(marked(&mark).is_empty(), "exec.cancel answers once all of it is dead");
+}
+
+#[test]
+fn a_session_is_destroyed_under_everything_that_goes_on_in_it() {
+    let daemon = common::Daemon::ordinary();
+    for _ in 0..5 {
+        let mut client = daemon.connect();
+        let mark = new_mark();
+        let session = client.session(json!({"env": {"MARK": mark}}));
+        let runs: Vec<String> = (0..8)
+            .map(|_| {
+                client.send(
+                    "exec.run",
+                    json!({"session_id": session, "command": "setsid sleep 300 & sleep 300"}),
+                )
+            })
+            .collect();
+        let mut other = daemon.connect();
+        let destroy = json!({"session_id": session, "force": true});
+        let first = client.send("session.destroy", destroy.clone());
+        let second = other.send("session.destroy", destroy);
+        assert_eq!(client.next_of(&first)["data"]["state"], "terminated");
+        assert!(marked(&mark).is_empty());
+        let again = other.next_of(&second);
+        assert!(again["ok"] == true || again["error"]["code"] == "SESSION_NOT_FOUND", "{again}");
+        for run in runs {
+            let answer = client.next_of(&run);
+            let reason = &answer["data"]["end"]["reason"];
+            assert!(answer["ok"] == false || reason == "session_destroyed", "{answer}");
+        }
+    }
+    assert!(daemon.inits().is_empty());
 }

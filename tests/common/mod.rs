@@ -377,13 +377,15 @@ pub fn processes() -> Vec<i32> {
         .collect()
 }
 
-/// Live processes with `mark` in their environment.
+/// Live processes with `mark` in their environment or arguments.
 pub fn marked(mark: &str) -> Vec<i32> {
     processes()
         .into_iter()
         .filter(|pid| {
-            std::fs::read(format!("/proc/{pid}/environ"))
-                .is_ok_and(|environ| contains(&environ, mark.as_bytes()))
+            ["environ", "cmdline"].iter().any(|name| {
+                std::fs::read(format!("/proc/{pid}/{name}"))
+                    .is_ok_and(|bytes| contains(&bytes, mark.as_bytes()))
+            })
         })
         .collect()
 }
