@@ -62,7 +62,10 @@ impl Tap {
     }
 
     /// Runs `operation` on the descriptor; `None` where it would block or the tap is closed.
-    fn attempt(&self, mut operation: impl FnMut(&OwnedFd) -> Result<usize, Errno>) -> Option<Result<usize, Errno>> {
+    fn attempt(
+        &self,
+        mut operation: impl FnMut(&OwnedFd) -> Result<usize, Errno>,
+    ) -> Option<Result<usize, Errno>> {
         let descriptor = match self {
             Self::Closed => return None,
             Self::Idle(descriptor) => descriptor,

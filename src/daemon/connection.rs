@@ -297,7 +297,8 @@ async fn read(daemon: &Rc<Daemon>, outbox: &Rc<Outbox>, principal: &Principal) {
             outbox.room().await;
         }
         if lines.filled > MAX_LINE {
-            let error = WireError::new(Code::RequestTooLarge, format!("a request is at most {MAX_LINE} bytes"));
+            let error =
+                WireError::new(Code::RequestTooLarge, format!("a request is at most {MAX_LINE} bytes"));
             outbox.send(wire::encode_error(&Id::Null, false, &error));
             tokio::time::timeout(FAREWELL, dismiss(outbox, &mut lines)).await.ok();
             return;
@@ -343,7 +344,9 @@ async fn half_closed(outbox: &Outbox) {
     while outbox.under_way() > 0 || outbox.bytes.get() > 0 {
         let mut polled = [PollFd::new(outbox.socket.as_fd(), PollFlags::empty())];
         let gone = match poll(&mut polled, PollTimeout::ZERO) {
-            Ok(_) => polled[0].revents().is_some_and(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR)),
+            Ok(_) => polled[0]
+                .revents()
+                .is_some_and(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR)),
             Err(_) => true,
         };
         if gone {

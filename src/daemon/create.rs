@@ -43,8 +43,12 @@ pub async fn create(call: &Call, params: Node) -> Result<Reply, WireError> {
         None => None,
         Some((key, digest)) => match call.daemon.idempotency.begin(&call.principal, &key, digest).await? {
             Begun::Again(Answer::Value(value)) => return Ok(Reply::Value(value)),
-            Begun::Again(Answer::Error(code, message, detail)) => return Err(WireError::new(code, message).with(detail)),
-            Begun::Again(Answer::Exec(_)) => return Err(WireError::new(Code::IdempotencyConflict, "the key was used for an exec")),
+            Begun::Again(Answer::Error(code, message, detail)) => {
+                return Err(WireError::new(code, message).with(detail));
+            }
+            Begun::Again(Answer::Exec(_)) => {
+                return Err(WireError::new(Code::IdempotencyConflict, "the key was used for an exec"));
+            }
             Begun::New(entry) => Some(entry),
         },
     };
@@ -71,10 +75,12 @@ impl<'a> Place<'a> {
         let all = sessions.len() + creating.values().sum::<usize>();
         let config = &daemon.config;
         if own >= config.max_sessions_per_principal || all >= config.max_sessions {
-            return Err(WireError::new(Code::MaxSessionsReached, "no more sessions are allowed").with(json!({
-                "max_sessions": config.max_sessions,
-                "max_sessions_per_principal": config.max_sessions_per_principal,
-            })));
+            return Err(WireError::new(Code::MaxSessionsReached, "no more sessions are allowed").with(
+                json!({
+                    "max_sessions": config.max_sessions,
+                    "max_sessions_per_principal": config.max_sessions_per_principal,
+                }),
+            ));
         }
         *creating.entry(Rc::clone(&call.principal)).or_insert(0) += 1;
         Ok(Self(call))
@@ -141,7 +147,8 @@ async fn admit(call: &Call, params: Node) -> Result<Value, WireError> {
     let shell = params.shell.unwrap_or_else(|| "/bin/sh".into());
     let working_dir =
         params.working_dir.unwrap_or_else(|| daemon.config.working_dir.to_string_lossy().into_owned());
-    let policy = isolation::resolve(daemon, params.policy.as_deref().unwrap_or(&daemon.config.default_policy))?;
+    let policy =
+        isolation::resolve(daemon, params.policy.as_deref().unwrap_or(&daemon.config.default_policy))?;
     let plan = SessionPlan {
         uid: daemon.config.uid,
         gid: daemon.config.gid,
@@ -163,7 +170,8 @@ async fn admit(call: &Call, params: Node) -> Result<Value, WireError> {
     if daemon.stopping.get() {
         return Err(unmade(WireError::new(Code::ShuttingDown, "the daemon stops")));
     }
-    let seconds = |value: Option<f64>, bound: Duration| value.map_or(bound, |s| Duration::from_secs_f64(s).min(bound));
+    let seconds =
+        |value: Option<f64>, bound: Duration| value.map_or(bound, |s| Duration::from_secs_f64(s).min(bound));
     let session = Rc::new(Session {
         id: SessionId::random(),
         number,
@@ -235,7 +243,8 @@ async fn launch(
     plan: SessionPlan,
     policy: &Policy,
 ) -> Result<(u64, Rc<Link>, Rc<Slot>, Judged), WireError> {
-    let pressure = |error: std::io::Error| WireError::new(Code::ResourcePressure, format!("session socket: {error}"));
+    let pressure =
+        |error: std::io::Error| WireError::new(Code::ResourcePressure, format!("session socket: {error}"));
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .map_err(|errno| pressure(errno.into()))?;
     let link = Link::new(ours).map_err(pressure)?;
@@ -267,7 +276,10 @@ async fn ready(link: &Link, slot: &Slot) -> Result<(), WireError> {
         match stage {
             Stage::WorkingDirectory => invalid("working_dir", "not a directory that the session can enter"),
             Stage::Shell => invalid("shell", "not an executable file of the session"),
-            _ => WireError::new(Code::InternalError, format!("session not made: {}: errno {errno}", stage.name())),
+            _ => WireError::new(
+                Code::InternalError,
+                format!("session not made: {}: errno {errno}", stage.name()),
+            ),
         }
         .with(match stage {
             Stage::WorkingDirectory => json!({"field": "working_dir", "errno": errno}),

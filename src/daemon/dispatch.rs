@@ -104,11 +104,13 @@ async fn route(call: &Call, method: &str, params: Node) -> Result<Reply, WireErr
         "session.destroy" => destroy(call, wire::params(params)?).await,
         "session.list" => list(call, &wire::params(params)?),
         "session.info" => {
-            let session = call.daemon.session(&call.principal, &wire::params::<SessionParams>(params)?.session_id)?;
+            let session =
+                call.daemon.session(&call.principal, &wire::params::<SessionParams>(params)?.session_id)?;
             Ok(Reply::Value(session.info(true)))
         }
         "session.touch" => {
-            let session = call.daemon.session(&call.principal, &wire::params::<SessionParams>(params)?.session_id)?;
+            let session =
+                call.daemon.session(&call.principal, &wire::params::<SessionParams>(params)?.session_id)?;
             session.touch();
             Ok(Reply::Value(json!({
                 "session_id": session.id,

@@ -447,7 +447,8 @@ pub fn failure_code(stage: Stage, errno: i32) -> i32 {
 }
 
 fn signal_name(signal: i32) -> String {
-    nix::sys::signal::Signal::try_from(signal).map_or_else(|_| signal.to_string(), |signal| signal.to_string())
+    nix::sys::signal::Signal::try_from(signal)
+        .map_or_else(|_| signal.to_string(), |signal| signal.to_string())
 }
 
 /// A time as clients see it.

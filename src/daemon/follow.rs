@@ -36,7 +36,8 @@ impl Drop for Following<'_> {
 pub async fn follow(call: &Call, exec: &Rc<Exec>, mut cursors: [u64; 2]) -> Result<(), WireError> {
     exec.followers.set(exec.followers.get() + 1);
     let _following = Following(exec, call.outbox.number);
-    let mut behind = [true; 2];
+    // Only a snapshot may begin with a gap: what is lost later, was lost to a reader that was too slow.
+    let mut fresh = [true; 2];
     let mut warned = None;
     loop {
         let changed = exec.changed.notified();
@@ -49,7 +50,7 @@ pub async fn follow(call: &Call, exec: &Rc<Exec>, mut cursors: [u64; 2]) -> Resu
         }
         let mut idle = true;
         for index in 0..2 {
-            idle &= !step(call, exec, index, &mut cursors, &mut behind).await?;
+            idle &= !step(call, exec, index, &mut cursors, &mut fresh).await?;
         }
         if call.outbox.is_closed() {
             return Ok(());
@@ -75,7 +76,7 @@ async fn step(
     exec: &Rc<Exec>,
     index: usize,
     cursors: &mut [u64; 2],
-    behind: &mut [bool; 2],
+    fresh: &mut [bool; 2],
 ) -> Result<bool, WireError> {
     call.outbox.room().await;
     let ended = exec.has_ended();
@@ -83,11 +84,11 @@ async fn step(
         let rings = exec.output.borrow();
         let ring = &rings[index];
         if cursors[index] >= ring.end() {
-            behind[index] = false;
+            fresh[index] = false;
             return Ok(false);
         }
         let read = ring.read(cursors[index], CHUNK);
-        if read.gap.is_some() && !behind[index] && !ended {
+        if read.gap.is_some() && !fresh[index] {
             let [stdout, stderr] = *cursors;
             return Err(WireError::new(Code::SlowConsumer, "output was dropped before it could be sent")
                 .with(json!({"exec_id": exec.id, "stdout_offset": stdout, "stderr_offset": stderr})));
@@ -103,8 +104,13 @@ async fn step(
         }
         let line = call.id.as_ref().filter(|_| !bytes.is_empty()).map(|id| {
             let (data, encoding) = encode_bytes(bytes);
-            let output =
-                Output { exec_id: exec.id, stream: STREAMS[index], offset: read.offset, data: &data, encoding };
+            let output = Output {
+                exec_id: exec.id,
+                stream: STREAMS[index],
+                offset: read.offset,
+                data: &data,
+                encoding,
+            };
             super::wire::encode_event(id, call.rpc, "output", &output)
         });
         (read.gap, line, read.offset + bytes.len() as u64)
@@ -118,10 +124,9 @@ async fn step(
     if let Some(line) = line {
         call.outbox.send(line);
     }
+    fresh[index] = false;
     if moved {
         consumed(exec, index, next);
-    } else {
-        behind[index] = false;
     }
     Ok(moved)
 }

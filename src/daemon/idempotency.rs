@@ -82,8 +82,11 @@ impl Keys {
             let lines: Vec<&str> = text.lines().filter(|line| line.len() == 64).collect();
             let kept = &lines[lines.len().saturating_sub(MAX_KEYS)..];
             before = kept.iter().map(|line| (*line).to_owned()).collect();
-            let opened = std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&path);
-            match opened.and_then(|mut file| kept.iter().try_for_each(|line| writeln!(file, "{line}")).map(|()| file)) {
+            let opened =
+                std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&path);
+            match opened
+                .and_then(|mut file| kept.iter().try_for_each(|line| writeln!(file, "{line}")).map(|()| file))
+            {
                 Ok(opened) => file = Some(RefCell::new(opened)),
                 Err(error) => tracing::warn!(path = %path.display(), %error, "idempotency keys are not kept"),
             }
@@ -114,13 +117,25 @@ impl Keys {
     ///
     /// # Errors
     /// `IDEMPOTENCY_CONFLICT` for another request, `OUTCOME_UNKNOWN` for a key of a former life.
-    pub async fn begin(&self, principal: &Principal, key: &str, digest: [u8; 32]) -> Result<Begun, WireError> {
-        let name: Name =
-            Sha256::new().chain_update(principal.as_bytes()).chain_update([0]).chain_update(key).finalize().into();
+    pub async fn begin(
+        &self,
+        principal: &Principal,
+        key: &str,
+        digest: [u8; 32],
+    ) -> Result<Begun, WireError> {
+        let name: Name = Sha256::new()
+            .chain_update(principal.as_bytes())
+            .chain_update([0])
+            .chain_update(key)
+            .finalize()
+            .into();
         let known = self.known.borrow().0.get(&name).cloned();
         if let Some(entry) = known {
             if entry.digest != digest {
-                return Err(WireError::new(Code::IdempotencyConflict, "the key was used for another request"));
+                return Err(WireError::new(
+                    Code::IdempotencyConflict,
+                    "the key was used for another request",
+                ));
             }
             loop {
                 let changed = entry.changed.notified();
@@ -154,5 +169,40 @@ impl Keys {
             map.remove(&oldest);
         }
         Ok(Begun::New(entry))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(command: &str) -> Node {
+        let text = |text: &str| Node::Text(text.to_owned().into());
+        Node::Map(vec![("idempotency_key".into(), text("k")), ("command".into(), text(command))])
+    }
+
+    #[tokio::test]
+    async fn a_key_of_a_former_life_is_of_unknown_outcome() -> Result<(), Box<dyn std::error::Error>> {
+        let directory = tempfile::tempdir()?;
+        let principal: Principal = "uid:1".into();
+        let keys = Keys::open(Some(directory.path()));
+        let find =
+            |keys: &Keys, command| keys.find("exec.run", &request(command)).ok().flatten().ok_or("no key");
+        let (key, digest) = find(&keys, "a")?;
+        let Ok(Begun::New(entry)) = keys.begin(&principal, &key, digest).await else {
+            return Err("not new".into());
+        };
+        entry.answered(Answer::Value(Value::from(7)));
+        let again = keys.begin(&principal, &key, digest).await;
+        assert!(matches!(again, Ok(Begun::Again(Answer::Value(value))) if value == 7));
+        let other = keys.begin(&principal, &key, find(&keys, "b")?.1).await;
+        assert_eq!(other.err().map(|error| error.code), Some(Code::IdempotencyConflict));
+
+        let keys = Keys::open(Some(directory.path()));
+        let late = keys.begin(&principal, &key, find(&keys, "a")?.1).await;
+        assert_eq!(late.err().map(|error| error.code), Some(Code::OutcomeUnknown));
+        let stranger = keys.begin(&"uid:2".into(), &key, digest).await;
+        assert!(matches!(stranger, Ok(Begun::New(_))));
+        Ok(())
     }
 }

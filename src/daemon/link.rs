@@ -122,7 +122,8 @@ impl Link {
             let Ok(mut guard) = self.socket.writable().await else { return };
             let mut queue = self.queue.borrow_mut();
             while let Some(front) = queue.packets.front() {
-                let sent = guard.try_io(|_| self.send_now(&front.packet, &front.descriptors).map_err(io::Error::from));
+                let sent = guard
+                    .try_io(|_| self.send_now(&front.packet, &front.descriptors).map_err(io::Error::from));
                 match sent {
                     Ok(Ok(())) => {
                         queue.bytes -= front.packet.len();

@@ -239,7 +239,15 @@ impl Session {
                     exec.wake.notify_one();
                 }
             }
-            FromInit::LeaderExited { exec: number, status, user_us, system_us, max_rss_kib, blocks_in, blocks_out } => {
+            FromInit::LeaderExited {
+                exec: number,
+                status,
+                user_us,
+                system_us,
+                max_rss_kib,
+                blocks_in,
+                blocks_out,
+            } => {
                 if let Some(exec) = exec(number) {
                     exec.inbox.borrow_mut().leader = Some(LeaderEnd {
                         status,
@@ -293,7 +301,12 @@ impl Session {
     ///
     /// # Errors
     /// `None` where the init does not answer in time.
-    pub async fn signal(&self, exec: u64, signal: i32, target: crate::launcher::protocol::Target) -> Option<(u32, i32)> {
+    pub async fn signal(
+        &self,
+        exec: u64,
+        signal: i32,
+        target: crate::launcher::protocol::Target,
+    ) -> Option<(u32, i32)> {
         let request = self.number();
         let (sender, receiver) = oneshot::channel();
         self.signals.borrow_mut().insert(request, sender);

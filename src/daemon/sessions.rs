@@ -96,7 +96,9 @@ impl Daemon {
             .ended
             .borrow()
             .iter()
-            .find(|exec| principal.is_none_or(|principal| exec.principal == *principal) && exec.accounted.get() > 0)
+            .find(|exec| {
+                principal.is_none_or(|principal| exec.principal == *principal) && exec.accounted.get() > 0
+            })
             .or(self.ended.borrow().front().filter(|_| principal.is_none()))
             .map(|exec| exec.id);
         oldest.map(|id| self.expire(id)).is_some()

@@ -8,7 +8,7 @@ use super::exec::{Exec, Inbox, Rules};
 use super::link::LinkError;
 use super::output::Ring;
 use super::session::{Life, Session};
-use super::wire::types::{Encoding, ExecParams, OnDisconnect, OnExit, Overflow, OpaqueText, StdinMode};
+use super::wire::types::{Encoding, ExecParams, OnDisconnect, OnExit, OpaqueText, Overflow, StdinMode};
 use super::wire::{Code, WireError};
 use crate::ids::ExecId;
 use crate::launcher::protocol::{MAX_PATH, SpawnHeader, spawn_packets};
@@ -25,7 +25,11 @@ use zeroize::Zeroizing;
 ///
 /// # Errors
 /// `INVALID_PARAMS` for what is not base64, or is too long.
-pub fn bytes_of(field: &str, text: OpaqueText, encoding: Option<Encoding>) -> Result<Zeroizing<Vec<u8>>, WireError> {
+pub fn bytes_of(
+    field: &str,
+    text: OpaqueText,
+    encoding: Option<Encoding>,
+) -> Result<Zeroizing<Vec<u8>>, WireError> {
     let mut text = text.0;
     let bytes = match encoding {
         Some(Encoding::Base64) => {
@@ -60,7 +64,8 @@ fn input(params: &mut ExecParams, manner: Manner) -> Result<Input, WireError> {
         Some(text) => Some(bytes_of("stdin", text, params.stdin_encoding)?),
         None => None,
     };
-    let mode = params.stdin_mode.unwrap_or(if content.is_some() { StdinMode::Content } else { StdinMode::Null });
+    let mode =
+        params.stdin_mode.unwrap_or(if content.is_some() { StdinMode::Content } else { StdinMode::Null });
     match (mode, &content) {
         (StdinMode::Null, Some(_)) => Err(invalid("stdin_mode", "null goes without stdin")),
         (StdinMode::Content, None) => Err(invalid("stdin_mode", "content goes with stdin")),
@@ -96,7 +101,11 @@ fn rules(call: &Call, session: &Session, params: &ExecParams, manner: Manner) ->
         Some(0) => return Err(invalid("max_output_bytes", "at least 1")),
         Some(wanted) => usize::try_from(wanted).unwrap_or(most).min(most),
     };
-    let default = if manner == Manner::Run && params.yield_ms.is_none() { OnDisconnect::Kill } else { OnDisconnect::Keep };
+    let default = if manner == Manner::Run && params.yield_ms.is_none() {
+        OnDisconnect::Kill
+    } else {
+        OnDisconnect::Keep
+    };
     Ok(Rules {
         timeout: params.timeout_s.map_or(session.timeout, Duration::from_secs_f64),
         idle_timeout: params.idle_timeout_s.map(Duration::from_secs_f64),
@@ -113,7 +122,12 @@ fn rules(call: &Call, session: &Session, params: &ExecParams, manner: Manner) ->
 ///
 /// # Errors
 /// As in the protocol; then nothing was started.
-pub fn start(call: &Call, session: &Rc<Session>, mut params: ExecParams, manner: Manner) -> Result<Rc<Exec>, WireError> {
+pub fn start(
+    call: &Call,
+    session: &Rc<Session>,
+    mut params: ExecParams,
+    manner: Manner,
+) -> Result<Rc<Exec>, WireError> {
     let daemon = &call.daemon;
     if session.life.get() != Life::Live {
         return Err(WireError::new(Code::SessionNotFound, "no such session"));
@@ -138,7 +152,8 @@ pub fn start(call: &Call, session: &Rc<Session>, mut params: ExecParams, manner:
             .with(serde_json::json!({"max_running_execs": session.max_running})));
     }
     let number = session.number();
-    let header = SpawnHeader { exec: number, want_started: manner == Manner::Start, ..SpawnHeader::default() };
+    let header =
+        SpawnHeader { exec: number, want_started: manner == Manner::Start, ..SpawnHeader::default() };
     let packets = {
         let scopes = [&daemon.runtime_env, &session.env, &session.secrets, &env, &secrets];
         let environment = Environment::layered(&scopes);
@@ -146,9 +161,8 @@ pub fn start(call: &Call, session: &Rc<Session>, mut params: ExecParams, manner:
         spawn_packets(header, cwd.as_ref().map(String::as_bytes), &argv, &environment)
             .map_err(|error| WireError::new(Code::InvalidParams, error.to_string()))?
     };
-    let pipes = Pipes::make(&input, &daemon.null).map_err(|error| {
-        WireError::new(Code::ResourcePressure, format!("pipes of an exec: {error}"))
-    })?;
+    let pipes = Pipes::make(&input, &daemon.null)
+        .map_err(|error| WireError::new(Code::ResourcePressure, format!("pipes of an exec: {error}")))?;
     let exec = Rc::new(Exec {
         id: ExecId::random(),
         number,
@@ -193,7 +207,8 @@ pub fn start(call: &Call, session: &Rc<Session>, mut params: ExecParams, manner:
     daemon.commands.set(daemon.commands.get() + 1);
     daemon.execs.borrow_mut().insert(exec.id, Rc::clone(&exec));
     call.outbox.own(&exec);
-    let run = actor::run(Rc::clone(daemon), Rc::clone(&exec), pipes.stdin, pipes.output, manner == Manner::Start);
+    let run =
+        actor::run(Rc::clone(daemon), Rc::clone(&exec), pipes.stdin, pipes.output, manner == Manner::Start);
     tokio::task::spawn_local(run);
     Ok(exec)
 }
