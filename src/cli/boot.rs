@@ -48,6 +48,8 @@ pub struct Booted {
     pub is_root: bool,
     /// Where systemd waits for `READY=1`.
     pub notify: Option<OsString>,
+    /// Whether the socket was made here, and is removed here.
+    pub owns_socket: bool,
     /// The directory, if it is this process's own.
     pub private: Option<PathBuf>,
     /// Held for as long as the process lives.
@@ -100,6 +102,7 @@ pub fn boot(args: &BootArgs, place: Place) -> Result<Booted, Failure> {
         }
     }
     harden()?;
+    let owns_socket = handed_over.is_none();
     let listener = match handed_over {
         Some(descriptor) => UnixListener::from(descriptor),
         None => bind(&socket)?,
@@ -113,6 +116,7 @@ pub fn boot(args: &BootArgs, place: Place) -> Result<Booted, Failure> {
         account,
         is_root: as_root && args.allow_root,
         notify,
+        owns_socket,
         private,
         held: (file, claim),
     })

@@ -36,8 +36,12 @@ pub fn serve(args: &ServeArgs, socket: PathBuf) -> Result<(), Failure> {
 /// # Errors
 /// The daemon's.
 pub fn host(booted: Booted, config: Config, ready: impl FnOnce() + 'static) -> Result<(), Failure> {
-    let Booted { listener, launcher, mark, runtime_env, held, .. } = booted;
+    let Booted { listener, launcher, mark, runtime_env, held, socket, owns_socket, .. } = booted;
     let served = crate::daemon::serve(config, listener, launcher, mark, runtime_env, ready);
+    // Under the lock still. With `--allow-root` or without, the directory is the daemon's own.
+    if owns_socket && let Err(error) = std::fs::remove_file(&socket) {
+        tracing::warn!("unlink {}: {error}", socket.display());
+    }
     drop(held);
     served.map_err(|error| Failure::text(error.to_string()))
 }

@@ -68,7 +68,12 @@ fn begin(call: &Call, method: &str, params: ExecParams) -> Result<Rc<Exec>, Wire
     start::start(call, &session, params, manner)
 }
 
-async fn answer(call: &Call, method: &str, exec: Rc<Exec>, yield_ms: Option<u64>) -> Result<Reply, WireError> {
+async fn answer(
+    call: &Call,
+    method: &str,
+    exec: Rc<Exec>,
+    yield_ms: Option<u64>,
+) -> Result<Reply, WireError> {
     match (method, yield_ms) {
         ("exec.run", None) => exec.finished().await,
         ("exec.run", Some(ms)) => {
@@ -77,11 +82,14 @@ async fn answer(call: &Call, method: &str, exec: Rc<Exec>, yield_ms: Option<u64>
         // A start that hangs is ended by the exec's own deadline.
         _ => exec.started().await,
     }
-    if let Some(end) = exec.end.borrow().as_ref()
+    // A run has an outcome even then; a start or a stream has nothing to go on with.
+    if method != "exec.run"
+        && let Some(end) = exec.end.borrow().as_ref()
         && let Some((stage, errno)) = end.failed
     {
         let errno_name = nix::errno::Errno::from_raw(errno);
-        let message = format!("command did not start: {}: {errno_name:?} ({})", stage.name(), errno_name.desc());
+        let message =
+            format!("command did not start: {}: {errno_name:?} ({})", stage.name(), errno_name.desc());
         return Err(WireError::new(Code::SpawnFailed, message).with(failure(stage, errno)));
     }
     match method {
@@ -170,7 +178,7 @@ async fn read(call: &Call, params: &ReadParams) -> Result<Reply, WireError> {
     let exec = call.daemon.exec(&call.principal, &params.exec_id)?;
     let index = usize::from(params.stream == Some(StreamName::Stderr));
     let offset = params.offset.unwrap_or(0);
-    let most = usize::try_from(params.max_bytes.unwrap_or(MAX_READ / 16).clamp(4, MAX_READ)).unwrap_or(4);
+    let most = usize::try_from(params.max_bytes.unwrap_or(MAX_READ / 16).clamp(1, MAX_READ)).unwrap_or(1);
     if offset > exec.output.borrow()[index].end() {
         return Err(invalid("offset", "beyond the end of the stream"));
     }
@@ -186,7 +194,10 @@ async fn read(call: &Call, params: &ReadParams) -> Result<Reply, WireError> {
     timeout(Duration::from_millis(params.wait_ms.unwrap_or(0)).min(MAX_WAIT), some).await.ok();
     let (value, next) = {
         let rings = exec.output.borrow();
-        let found = rings[index].read(offset, most);
+        // A first character that is longer than what was asked for comes whole all the same.
+        let fits =
+            (most..most.max(4)).find(|most| complete_prefix(rings[index].read(offset, *most).bytes) > 0);
+        let found = rings[index].read(offset, fits.unwrap_or(most.max(4)));
         let at_end = found.offset + found.bytes.len() as u64 >= rings[index].end();
         let mut bytes = found.bytes;
         if !(at_end && exec.has_ended()) {
@@ -234,11 +245,10 @@ fn write(call: &Call, params: WriteParams) -> Result<Reply, WireError> {
             Err(WireError::new(Code::StdinFull, "the program has not read what it was sent")
                 .with(json!({"accepted_offset": accepted_offset})))
         }
-        Err(StdinError::Gap { accepted_offset }) => Err(WireError::new(
-            Code::InvalidParams,
-            "offset: beyond what was accepted",
-        )
-        .with(json!({"field": "offset", "accepted_offset": accepted_offset}))),
+        Err(StdinError::Gap { accepted_offset }) => {
+            Err(WireError::new(Code::InvalidParams, "offset: beyond what was accepted")
+                .with(json!({"field": "offset", "accepted_offset": accepted_offset})))
+        }
     }
 }
 
@@ -262,7 +272,8 @@ async fn signal(call: &Call, params: &SignalParams) -> Result<Reply, WireError> 
         _ => (0, libc::ESRCH),
     };
     if delivered == 0 && errno != 0 && errno != libc::ESRCH {
-        return Err(WireError::new(Code::InternalError, format!("signal: errno {errno}")).with(json!({"errno": errno})));
+        return Err(WireError::new(Code::InternalError, format!("signal: errno {errno}"))
+            .with(json!({"errno": errno})));
     }
     Ok(Reply::Value(json!({"exec_id": exec.id, "delivered": delivered})))
 }

@@ -8,7 +8,7 @@ use super::config::KILL_BOUND;
 use super::exec::Isolation;
 use super::link::Link;
 use super::wire::{Code, WireError};
-use crate::launcher::protocol::{FromInit, SpawnHeader, spawn_packets};
+use crate::launcher::protocol::{FromInit, PROBE_KEY, SpawnHeader, spawn_packets};
 use crate::plan::SessionPlan;
 use crate::policy::{Overrides, Policy};
 use crate::report::{Report, Verdict};
@@ -18,9 +18,6 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use tokio::time::timeout;
-
-/// The variable that the probe is given, and no other.
-use crate::launcher::PROBE_KEY;
 
 /// What is known of one policy on this host.
 #[derive(Clone)]
@@ -95,12 +92,13 @@ pub async fn judge(
         Some(judged) => judged,
         None => {
             let probed = timeout(KILL_BOUND, probe(daemon, link, exec, plan)).await;
-            let report = probed
-                .unwrap_or_else(|_| Err("the probe did not end in time".into()))
-                .map_err(|message| WireError::new(Code::InternalError, format!("isolation probe: {message}")))?;
+            let report = probed.unwrap_or_else(|_| Err("the probe did not end in time".into())).map_err(
+                |message| WireError::new(Code::InternalError, format!("isolation probe: {message}")),
+            )?;
             let json = serde_json::to_value(&report).unwrap_or_default();
             let verdict = if report.verdict == Verdict::Enforced { "enforced" } else { "degraded" };
-            let isolation = Rc::new(Isolation { verdict, policy: policy.name.clone(), digest: digest.clone() });
+            let isolation =
+                Rc::new(Isolation { verdict, policy: policy.name.clone(), digest: digest.clone() });
             let judged = Judged { isolation, report: Rc::new(report), json: Rc::new(json) };
             daemon.isolation.0.borrow_mut().insert(digest, judged.clone());
             judged
@@ -124,7 +122,8 @@ async fn probe(daemon: &Daemon, link: &Rc<Link>, exec: u64, plan: &SessionPlan) 
     let environment = BTreeMap::from([(PROBE_KEY, &value)]);
     let header = SpawnHeader { exec, want_started: true, probe: true, ..SpawnHeader::default() };
     let packets = spawn_packets(header, None, &[], &environment).map_err(|error| error.to_string())?;
-    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|error| error.to_string())?;
+    let (read, write) =
+        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|error| error.to_string())?;
     let flags = nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK;
     let (ready, says_ready) = nix::unistd::pipe2(flags).map_err(|error| error.to_string())?;
     let descriptors = vec![Rc::new(read), Rc::new(says_ready), Rc::clone(&daemon.null)];

@@ -231,7 +231,9 @@ async fn listen_to_launcher(daemon: Rc<Daemon>) {
             break;
         };
         let (number, ended) = match message {
-            FromLauncher::Created { session, .. } | FromLauncher::CreateFailed { session, .. } => (session, false),
+            FromLauncher::Created { session, .. } | FromLauncher::CreateFailed { session, .. } => {
+                (session, false)
+            }
             FromLauncher::Ended { session, .. } => (session, true),
             FromLauncher::Ready { .. } => continue,
             FromLauncher::Swept { zombies: 0, strays: 0 } => continue,

@@ -61,34 +61,20 @@ pub fn run(plan: SessionPlan, control: OwnedFd, program: OwnedFd) -> i32 {
     }
     // A change of credentials clears the parent-death signal, so it is set after.
     let parent = nix::unistd::getppid();
-    let signals = match process::set_parent_death_signal(libc::SIGTERM)
-        .and_then(|()| process::signal_descriptor())
-    {
-        Ok(signals) if nix::unistd::getppid() == parent && parent.as_raw() != 1 => signals,
-        Ok(_) => return failed(Stage::Init, libc::ESRCH),
-        Err(error) => return failed(Stage::Init, error.raw_os_error().unwrap_or(libc::EIO)),
-    };
+    let signals =
+        match process::set_parent_death_signal(libc::SIGTERM).and_then(|()| process::signal_descriptor()) {
+            Ok(signals) if nix::unistd::getppid() == parent && parent.as_raw() != 1 => signals,
+            Ok(_) => return failed(Stage::Init, libc::ESRCH),
+            Err(error) => return failed(Stage::Init, error.raw_os_error().unwrap_or(libc::EIO)),
+        };
     let limits = plan
         .rlimits
         .iter()
-        .map(|limit| Limit {
-            resource: limit.resource,
-            soft: limit.soft,
-            hard: limit.hard,
-        })
+        .map(|limit| Limit { resource: limit.resource, soft: limit.soft, hard: limit.hard })
         .collect();
-    let mut init = Init {
-        control,
-        program,
-        plan,
-        limits,
-        trees: BTreeMap::new(),
-        spare: Vec::new(),
-        pending: None,
-    };
-    init.say(FromInit::Ready {
-        pid: nix::unistd::getpid().as_raw(),
-    });
+    let mut init =
+        Init { control, program, plan, limits, trees: BTreeMap::new(), spare: Vec::new(), pending: None };
+    init.say(FromInit::Ready { pid: nix::unistd::getpid().as_raw() });
     init.serve(&signals)
 }
 
@@ -101,9 +87,7 @@ impl Init {
     fn serve(&mut self, signals: &OwnedFd) -> i32 {
         let mut buffer = zeroize::Zeroizing::new(vec![0u8; MAX_PACKET]);
         loop {
-            let Ok((message, signal)) =
-                socket::wait_readable(self.control.as_fd(), signals.as_fd())
-            else {
+            let Ok((message, signal)) = socket::wait_readable(self.control.as_fd(), signals.as_fd()) else {
                 return self.destroy();
             };
             if signal {
@@ -151,46 +135,24 @@ impl Init {
                     .pop()
                     .map_or_else(|| Slot::map(MAX_SPAWN_PAYLOAD, MAX_SPAWN_STRINGS), Ok)
                 {
-                    Ok(slot)
-                        if self.trees.len() < MAX_TREES
-                            && !self.trees.contains_key(&header.exec) =>
-                    {
+                    Ok(slot) if self.trees.len() < MAX_TREES && !self.trees.contains_key(&header.exec) => {
                         slot
                     }
                     Ok(_) => {
-                        return self.refuse(
-                            header,
-                            Stage::TooManyTrees,
-                            libc::EAGAIN,
-                            payload.len(),
-                        );
+                        return self.refuse(header, Stage::TooManyTrees, libc::EAGAIN, payload.len());
                     }
                     Err(error) => {
                         let errno = error.raw_os_error().unwrap_or(libc::ENOMEM);
                         return self.refuse(header, Stage::Clone, errno, payload.len());
                     }
                 };
-                self.pending = Some(Pending {
-                    header,
-                    descriptors,
-                    slot,
-                    filled: 0,
-                });
+                self.pending = Some(Pending { header, descriptors, slot, filled: 0 });
                 self.fill(payload)
             }
             ToInit::More(payload) => self.fill(payload),
-            ToInit::Signal {
-                request,
-                exec,
-                signal,
-                target,
-            } => {
+            ToInit::Signal { request, exec, signal, target } => {
                 let (delivered, errno) = self.signal(exec, signal, target);
-                self.say(FromInit::Signaled {
-                    request,
-                    delivered,
-                    errno,
-                });
+                self.say(FromInit::Signaled { request, delivered, errno });
                 false
             }
             ToInit::Kill { exec } => {
@@ -210,15 +172,8 @@ impl Init {
     /// A start that is refused before it has a slot. Only one whose payload came whole can be: the rest of a
     /// longer one would be taken for something else, so the session ends instead.
     fn refuse(&mut self, header: SpawnHeader, stage: Stage, errno: i32, came: usize) -> bool {
-        self.say(FromInit::SpawnFailed {
-            exec: header.exec,
-            stage,
-            errno,
-        });
-        self.say(FromInit::TreeGone {
-            exec: header.exec,
-            killed: 0,
-        });
+        self.say(FromInit::SpawnFailed { exec: header.exec, stage, errno });
+        self.say(FromInit::TreeGone { exec: header.exec, killed: 0 });
         came != header.payload_len as usize
     }
 
@@ -228,11 +183,7 @@ impl Init {
         };
         let whole = pending.header.payload_len as usize;
         let end = pending.filled + part.len();
-        match pending
-            .slot
-            .payload(whole)
-            .and_then(|payload| payload.get_mut(pending.filled..end))
-        {
+        match pending.slot.payload(whole).and_then(|payload| payload.get_mut(pending.filled..end)) {
             Some(room) => room.copy_from_slice(part),
             None => return true,
         }
@@ -254,16 +205,8 @@ impl Init {
             envc: header.envc as usize,
             has_cwd: header.has_cwd,
             want_started: header.want_started,
-            program: if header.probe {
-                self.program.as_raw_fd()
-            } else {
-                -1
-            },
-            nproc: if self.plan.nproc == 0 {
-                u64::MAX
-            } else {
-                u64::from(self.plan.nproc)
-            },
+            program: if header.probe { self.program.as_raw_fd() } else { -1 },
+            nproc: if self.plan.nproc == 0 { u64::MAX } else { u64::from(self.plan.nproc) },
         };
         let [input, output, error] = &pending.descriptors;
         let descriptors = [input.as_fd(), output.as_fd(), error.as_fd()];
@@ -276,26 +219,14 @@ impl Init {
             report,
         ) {
             Ok(reaper) => {
-                let tree = Tree {
-                    reaper,
-                    slot: pending.slot,
-                    payload_len,
-                    killed: 0,
-                };
+                let tree = Tree { reaper, slot: pending.slot, payload_len, killed: 0 };
                 self.trees.insert(header.exec, tree);
             }
             Err(errno) => {
                 pending.slot.wipe(payload_len);
                 self.spare.push(pending.slot);
-                self.say(FromInit::SpawnFailed {
-                    exec: header.exec,
-                    stage: Stage::Clone,
-                    errno,
-                });
-                self.say(FromInit::TreeGone {
-                    exec: header.exec,
-                    killed: 0,
-                });
+                self.say(FromInit::SpawnFailed { exec: header.exec, stage: Stage::Clone, errno });
+                self.say(FromInit::TreeGone { exec: header.exec, killed: 0 });
             }
         }
     }
@@ -349,11 +280,8 @@ impl Init {
                     process::kill(pid, libc::SIGCONT).ok();
                 }
                 process::Waited::Ended(pid, status) => {
-                    let Some(exec) = self
-                        .trees
-                        .iter()
-                        .find(|(_, tree)| tree.reaper == pid)
-                        .map(|(exec, _)| *exec)
+                    let Some(exec) =
+                        self.trees.iter().find(|(_, tree)| tree.reaper == pid).map(|(exec, _)| *exec)
                     else {
                         continue;
                     };
@@ -387,10 +315,7 @@ impl Init {
                 blocks_out,
             });
         }
-        self.say(FromInit::TreeGone {
-            exec,
-            killed: tree.killed,
-        });
+        self.say(FromInit::TreeGone { exec, killed: tree.killed });
         tree.slot.wipe(tree.payload_len);
         if self.spare.len() < SPARE_SLOTS {
             self.spare.push(tree.slot);
@@ -461,22 +386,9 @@ fn report(socket: i32, exec: u64, event: Event) {
             };
             FromInit::SpawnFailed { exec, stage, errno }
         }
-        Event::Exited {
-            status,
-            user_us,
-            system_us,
-            max_rss_kib,
-            blocks_in,
-            blocks_out,
-        } => FromInit::LeaderExited {
-            exec,
-            status,
-            user_us,
-            system_us,
-            max_rss_kib,
-            blocks_in,
-            blocks_out,
-        },
+        Event::Exited { status, user_us, system_us, max_rss_kib, blocks_in, blocks_out } => {
+            FromInit::LeaderExited { exec, status, user_us, system_us, max_rss_kib, blocks_in, blocks_out }
+        }
     };
     crate::sys::slot::send_packet(socket, message.encode().as_bytes());
 }

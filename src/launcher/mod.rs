@@ -37,14 +37,11 @@ struct Launcher {
     sessions: BTreeMap<i32, Session>,
 }
 
-/// The variable that makes this program the process that evidence is read from.
-pub const PROBE_KEY: &str = "TRL_PROBE";
-
-/// The program: reads its socket from descriptor 3; with [`PROBE_KEY`], is the process that evidence is read
+/// The program: reads its socket from descriptor 3; with [`protocol::PROBE_KEY`], is the process that evidence is read
 /// from.
 #[must_use]
 pub fn main() -> i32 {
-    if std::env::var_os(PROBE_KEY).is_some() {
+    if std::env::var_os(protocol::PROBE_KEY).is_some() {
         return probe();
     }
     match start() {
@@ -69,27 +66,15 @@ fn start() -> io::Result<(Launcher, OwnedFd)> {
     process::set_name(c"trl-launcher");
     process::become_subreaper()?;
     process::set_not_dumpable()?;
-    crate::layers::capabilities::keep_launchers().map_err(|set| {
-        io::Error::other(format!("dropping capabilities of the {set} set failed"))
-    })?;
+    crate::layers::capabilities::keep_launchers()
+        .map_err(|set| io::Error::other(format!("dropping capabilities of the {set} set failed")))?;
     let program = std::fs::File::open("/proc/self/exe")?;
-    let null = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/null")?;
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
     // Inits are forked from here, and 0 to 2 must be taken in them, by nothing of the daemon's.
     nix::unistd::dup2_stdin(&null)?;
     nix::unistd::dup2_stdout(&null)?;
     let signals = process::signal_descriptor()?;
-    Ok((
-        Launcher {
-            control,
-            program: program.into(),
-            mark: None,
-            sessions: BTreeMap::new(),
-        },
-        signals,
-    ))
+    Ok((Launcher { control, program: program.into(), mark: None, sessions: BTreeMap::new() }, signals))
 }
 
 impl Launcher {
@@ -101,9 +86,7 @@ impl Launcher {
     fn serve(&mut self, signals: &OwnedFd) -> i32 {
         let mut buffer = vec![0u8; MAX_PACKET];
         loop {
-            let Ok((message, signal)) =
-                socket::wait_readable(self.control.as_fd(), signals.as_fd())
-            else {
+            let Ok((message, signal)) = socket::wait_readable(self.control.as_fd(), signals.as_fd()) else {
                 return self.end();
             };
             if signal {
@@ -132,15 +115,10 @@ impl Launcher {
     /// Carries out one message; false for one that is out of phase.
     fn handle(&mut self, message: ToLauncher, descriptors: Vec<OwnedFd>) -> bool {
         match (message, self.mark) {
-            (ToLauncher::Hello { version, mark }, None)
-                if version == VERSION && mark::is_mark(mark) =>
-            {
+            (ToLauncher::Hello { version, mark }, None) if version == VERSION && mark::is_mark(mark) => {
                 self.mark = Some(mark);
                 let (orphans_found, orphans_left) = tree::kill_marked(mark, ORPHAN_BOUND);
-                self.say(&FromLauncher::Ready {
-                    orphans_found,
-                    orphans_left,
-                });
+                self.say(&FromLauncher::Ready { orphans_found, orphans_left });
                 true
             }
             (ToLauncher::Create { session, plan }, Some(mark)) => {
@@ -164,17 +142,9 @@ impl Launcher {
 
     fn create(&mut self, session: u64, plan: SessionPlan, mark: u64, control: OwnedFd) {
         let known = self.sessions.values().any(|other| other.number == session);
-        if known
-            || plan.mark != mark
-            || plan.uid == 0
-            || plan.gid == 0
-            || self.sessions.len() >= MAX_SESSIONS
+        if known || plan.mark != mark || plan.uid == 0 || plan.gid == 0 || self.sessions.len() >= MAX_SESSIONS
         {
-            let refused = FromLauncher::CreateFailed {
-                session,
-                stage: Stage::Plan,
-                errno: libc::EPERM,
-            };
+            let refused = FromLauncher::CreateFailed { session, stage: Stage::Plan, errno: libc::EPERM };
             return self.say(&refused);
         }
         match clone::fork_single_threaded() {
@@ -183,20 +153,10 @@ impl Launcher {
                 crate::sys::raw::exit(code)
             }
             Ok(pid) => {
-                self.sessions.insert(
-                    pid,
-                    Session {
-                        number: session,
-                        killed: 0,
-                    },
-                );
+                self.sessions.insert(pid, Session { number: session, killed: 0 });
                 self.say(&FromLauncher::Created { session, pid });
             }
-            Err(errno) => self.say(&FromLauncher::CreateFailed {
-                session,
-                stage: Stage::Clone,
-                errno,
-            }),
+            Err(errno) => self.say(&FromLauncher::CreateFailed { session, stage: Stage::Clone, errno }),
         }
     }
 
@@ -212,11 +172,7 @@ impl Launcher {
     }
 
     fn kill(&mut self, session: u64) {
-        let Some((pid, entry)) = self
-            .sessions
-            .iter_mut()
-            .find(|(_, entry)| entry.number == session)
-        else {
+        let Some((pid, entry)) = self.sessions.iter_mut().find(|(_, entry)| entry.number == session) else {
             return;
         };
         let pid = *pid;
@@ -248,11 +204,7 @@ impl Launcher {
         let strays = self.kill_strays();
         for (session, status) in ended {
             let killed = session.killed.saturating_add(strays);
-            self.say(&FromLauncher::Ended {
-                session: session.number,
-                status,
-                killed,
-            });
+            self.say(&FromLauncher::Ended { session: session.number, status, killed });
         }
     }
 
@@ -276,10 +228,7 @@ impl Launcher {
         let own = nix::unistd::getpid().as_raw();
         let mut strays = self.kill_strays();
         let ours = tree::descendants(own, &|_| false);
-        for pid in mark::all(mark)
-            .into_iter()
-            .filter(|pid| !ours.contains_key(pid))
-        {
+        for pid in mark::all(mark).into_iter().filter(|pid| !ours.contains_key(pid)) {
             // Made since the walk, or truly lost: only what has no living init above it is ended.
             if let Ok(handle) = process::pidfd_open(pid)
                 && !tree::descends_from(pid, own)
@@ -298,9 +247,7 @@ impl Launcher {
         let done = tree::kill_descendants(own, KILL_BOUND, &|_| false, &mut || {
             while matches!(process::wait_any(), process::Waited::Ended(..)) {}
         });
-        let left = self
-            .mark
-            .map_or((0, 0), |mark| tree::kill_marked(mark, KILL_BOUND));
+        let left = self.mark.map_or((0, 0), |mark| tree::kill_marked(mark, KILL_BOUND));
         i32::from(!done.complete || left.1 > 0)
     }
 }

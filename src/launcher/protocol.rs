@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 
 /// Version of these messages; launcher and daemon must agree, so a half-upgraded pair refuses to start.
 pub const VERSION: u32 = 1;
+/// The variable that makes the launcher's program the process that evidence is read from.
+pub const PROBE_KEY: &str = "TRL_PROBE";
 /// Largest packet, bytes. Fits a default socket buffer of 208 KiB with room to spare.
 pub const MAX_PACKET: usize = 64 * 1024;
 /// Largest argv plus environment of one exec, bytes, ends included (`ARG_MAX` is 2 MiB at an 8 MiB stack).
@@ -352,19 +354,13 @@ impl<'a> Reader<'a> {
         }
     }
     fn u32(&mut self) -> Result<u32, DecodeError> {
-        self.take(4)?
-            .try_into()
-            .map(u32::from_le_bytes)
-            .map_err(|_| DecodeError)
+        self.take(4)?.try_into().map(u32::from_le_bytes).map_err(|_| DecodeError)
     }
     fn i32(&mut self) -> Result<i32, DecodeError> {
         self.u32().map(u32::cast_signed)
     }
     fn u64(&mut self) -> Result<u64, DecodeError> {
-        self.take(8)?
-            .try_into()
-            .map(u64::from_le_bytes)
-            .map_err(|_| DecodeError)
+        self.take(8)?.try_into().map(u64::from_le_bytes).map_err(|_| DecodeError)
     }
     fn path(&mut self) -> Result<Vec<u8>, DecodeError> {
         let length = self.u32()? as usize;
@@ -378,11 +374,7 @@ impl<'a> Reader<'a> {
         Ok(bytes.to_vec())
     }
     fn end(self) -> Result<(), DecodeError> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(DecodeError)
-        }
+        if self.0.is_empty() { Ok(()) } else { Err(DecodeError) }
     }
 }
 
@@ -424,10 +416,7 @@ impl ToLauncher {
         }
         let mut reader = Reader(packet);
         let message = match reader.u8()? {
-            1 => Self::Hello {
-                version: reader.u32()?,
-                mark: reader.u64()?,
-            },
+            1 => Self::Hello { version: reader.u32()?, mark: reader.u64()? },
             2 => {
                 let session = reader.u64()?;
                 let mut plan = SessionPlan {
@@ -454,9 +443,7 @@ impl ToLauncher {
                 }
                 Self::Create { session, plan }
             }
-            3 => Self::Kill {
-                session: reader.u64()?,
-            },
+            3 => Self::Kill { session: reader.u64()? },
             4 => Self::Sweep,
             _ => return Err(DecodeError),
         };
@@ -470,21 +457,14 @@ impl FromLauncher {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         match *self {
-            Self::Ready {
-                orphans_found,
-                orphans_left,
-            } => Writer::new(1).u32(orphans_found).u32(orphans_left).0,
+            Self::Ready { orphans_found, orphans_left } => {
+                Writer::new(1).u32(orphans_found).u32(orphans_left).0
+            }
             Self::Created { session, pid } => Writer::new(2).u64(session).i32(pid).0,
-            Self::CreateFailed {
-                session,
-                stage,
-                errno,
-            } => Writer::new(3).u64(session).u8(stage as u8).i32(errno).0,
-            Self::Ended {
-                session,
-                status,
-                killed,
-            } => Writer::new(4).u64(session).i32(status).u32(killed).0,
+            Self::CreateFailed { session, stage, errno } => {
+                Writer::new(3).u64(session).u8(stage as u8).i32(errno).0
+            }
+            Self::Ended { session, status, killed } => Writer::new(4).u64(session).i32(status).u32(killed).0,
             Self::Swept { zombies, strays } => Writer::new(5).u32(zombies).u32(strays).0,
         }
     }
@@ -496,28 +476,15 @@ impl FromLauncher {
     pub fn decode(packet: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader(packet);
         let message = match reader.u8()? {
-            1 => Self::Ready {
-                orphans_found: reader.u32()?,
-                orphans_left: reader.u32()?,
-            },
-            2 => Self::Created {
-                session: reader.u64()?,
-                pid: reader.i32()?,
-            },
+            1 => Self::Ready { orphans_found: reader.u32()?, orphans_left: reader.u32()? },
+            2 => Self::Created { session: reader.u64()?, pid: reader.i32()? },
             3 => Self::CreateFailed {
                 session: reader.u64()?,
                 stage: Stage::from_number(reader.u8()?)?,
                 errno: reader.i32()?,
             },
-            4 => Self::Ended {
-                session: reader.u64()?,
-                status: reader.i32()?,
-                killed: reader.u32()?,
-            },
-            5 => Self::Swept {
-                zombies: reader.u32()?,
-                strays: reader.u32()?,
-            },
+            4 => Self::Ended { session: reader.u64()?, status: reader.i32()?, killed: reader.u32()? },
+            5 => Self::Swept { zombies: reader.u32()?, strays: reader.u32()? },
             _ => return Err(DecodeError),
         };
         reader.end()?;
@@ -555,18 +522,8 @@ impl<'a> ToInit<'a> {
                 bytes.extend_from_slice(payload);
                 bytes
             }
-            Self::Signal {
-                request,
-                exec,
-                signal,
-                target,
-            } => {
-                Writer::new(3)
-                    .u64(request)
-                    .u64(exec)
-                    .i32(signal)
-                    .u8(target as u8)
-                    .0
+            Self::Signal { request, exec, signal, target } => {
+                Writer::new(3).u64(request).u64(exec).i32(signal).u8(target as u8).0
             }
             Self::Kill { exec } => Writer::new(4).u64(exec).0,
             Self::Terminate => vec![5],
@@ -619,9 +576,7 @@ impl<'a> ToInit<'a> {
                     _ => return Err(DecodeError),
                 },
             },
-            4 => Self::Kill {
-                exec: reader.u64()?,
-            },
+            4 => Self::Kill { exec: reader.u64()? },
             5 => Self::Terminate,
             6 => Self::Destroy,
             _ => return Err(DecodeError),
@@ -635,48 +590,29 @@ impl FromInit {
     /// The packet, in a buffer on the stack: whoever sends it may not be able to allocate.
     #[must_use]
     pub fn encode(&self) -> Packet {
-        let packet = Packet {
-            bytes: [0; 56],
-            length: 0,
-        };
+        let packet = Packet { bytes: [0; 56], length: 0 };
         match *self {
             Self::Ready { pid } => packet.u8(1).u32(pid.cast_unsigned()),
-            Self::Failed { stage, errno } => {
-                packet.u8(2).u8(stage as u8).u32(errno.cast_unsigned())
-            }
+            Self::Failed { stage, errno } => packet.u8(2).u8(stage as u8).u32(errno.cast_unsigned()),
             Self::Started { exec, pid } => packet.u8(3).u64(exec).u32(pid.cast_unsigned()),
-            Self::SpawnFailed { exec, stage, errno } => packet
-                .u8(4)
-                .u64(exec)
-                .u8(stage as u8)
-                .u32(errno.cast_unsigned()),
-            Self::LeaderExited {
-                exec,
-                status,
-                user_us,
-                system_us,
-                max_rss_kib,
-                blocks_in,
-                blocks_out,
-            } => packet
-                .u8(5)
-                .u64(exec)
-                .u32(status.cast_unsigned())
-                .u64(user_us)
-                .u64(system_us)
-                .u64(max_rss_kib)
-                .u64(blocks_in)
-                .u64(blocks_out),
+            Self::SpawnFailed { exec, stage, errno } => {
+                packet.u8(4).u64(exec).u8(stage as u8).u32(errno.cast_unsigned())
+            }
+            Self::LeaderExited { exec, status, user_us, system_us, max_rss_kib, blocks_in, blocks_out } => {
+                packet
+                    .u8(5)
+                    .u64(exec)
+                    .u32(status.cast_unsigned())
+                    .u64(user_us)
+                    .u64(system_us)
+                    .u64(max_rss_kib)
+                    .u64(blocks_in)
+                    .u64(blocks_out)
+            }
             Self::TreeGone { exec, killed } => packet.u8(6).u64(exec).u32(killed),
-            Self::Signaled {
-                request,
-                delivered,
-                errno,
-            } => packet
-                .u8(7)
-                .u64(request)
-                .u32(delivered)
-                .u32(errno.cast_unsigned()),
+            Self::Signaled { request, delivered, errno } => {
+                packet.u8(7).u64(request).u32(delivered).u32(errno.cast_unsigned())
+            }
             Self::Destroyed { killed } => packet.u8(8).u32(killed),
         }
     }
@@ -689,14 +625,8 @@ impl FromInit {
         let mut reader = Reader(packet);
         let message = match reader.u8()? {
             1 => Self::Ready { pid: reader.i32()? },
-            2 => Self::Failed {
-                stage: Stage::from_number(reader.u8()?)?,
-                errno: reader.i32()?,
-            },
-            3 => Self::Started {
-                exec: reader.u64()?,
-                pid: reader.i32()?,
-            },
+            2 => Self::Failed { stage: Stage::from_number(reader.u8()?)?, errno: reader.i32()? },
+            3 => Self::Started { exec: reader.u64()?, pid: reader.i32()? },
             4 => Self::SpawnFailed {
                 exec: reader.u64()?,
                 stage: Stage::from_number(reader.u8()?)?,
@@ -711,18 +641,9 @@ impl FromInit {
                 blocks_in: reader.u64()?,
                 blocks_out: reader.u64()?,
             },
-            6 => Self::TreeGone {
-                exec: reader.u64()?,
-                killed: reader.u32()?,
-            },
-            7 => Self::Signaled {
-                request: reader.u64()?,
-                delivered: reader.u32()?,
-                errno: reader.i32()?,
-            },
-            8 => Self::Destroyed {
-                killed: reader.u32()?,
-            },
+            6 => Self::TreeGone { exec: reader.u64()?, killed: reader.u32()? },
+            7 => Self::Signaled { request: reader.u64()?, delivered: reader.u32()?, errno: reader.i32()? },
+            8 => Self::Destroyed { killed: reader.u32()? },
             _ => return Err(DecodeError),
         };
         reader.end()?;
@@ -768,9 +689,7 @@ pub enum SpawnError {
     #[error("{0} holds a NUL byte")]
     Nul(&'static str),
     /// argv and environment are larger than the kernel takes.
-    #[error(
-        "argv and environment are larger than {MAX_SPAWN_PAYLOAD} bytes or {MAX_SPAWN_STRINGS} strings"
-    )]
+    #[error("argv and environment are larger than {MAX_SPAWN_PAYLOAD} bytes or {MAX_SPAWN_STRINGS} strings")]
     TooLarge,
 }
 
@@ -788,10 +707,7 @@ pub fn spawn_packets(
 ) -> Result<Vec<zeroize::Zeroizing<Vec<u8>>>, SpawnError> {
     let size = cwd.map_or(0, |path| path.len() + 1)
         + argv.iter().map(|text| text.len() + 1).sum::<usize>()
-        + environment
-            .iter()
-            .map(|(key, value)| key.len() + value.len() + 2)
-            .sum::<usize>();
+        + environment.iter().map(|(key, value)| key.len() + value.len() + 2).sum::<usize>();
     if size > MAX_SPAWN_PAYLOAD || argv.len() + environment.len() > MAX_SPAWN_STRINGS {
         return Err(SpawnError::TooLarge);
     }
@@ -825,9 +741,7 @@ pub fn spawn_packets(
     header.payload_len = u32::try_from(payload.len()).map_err(|_| SpawnError::TooLarge)?;
     let first = payload.len().min(MAX_PACKET - ToInit::SPAWN_OVERHEAD);
     let (head, rest) = payload.split_at(first);
-    let mut packets = vec![zeroize::Zeroizing::new(
-        ToInit::Spawn(header, head).encode(),
-    )];
+    let mut packets = vec![zeroize::Zeroizing::new(ToInit::Spawn(header, head).encode())];
     for part in rest.chunks(MAX_PACKET - ToInit::MORE_OVERHEAD) {
         packets.push(zeroize::Zeroizing::new(ToInit::More(part).encode()));
     }
@@ -849,39 +763,22 @@ mod tests {
             no_new_privileges: true,
             working_dir: b"/w".to_vec(),
             shell: b"/bin/sh".to_vec(),
-            rlimits: vec![Rlimit {
-                resource: 1,
-                soft: 2,
-                hard: 3,
-            }],
+            rlimits: vec![Rlimit { resource: 1, soft: 2, hard: 3 }],
         };
         for message in [
-            ToLauncher::Hello {
-                version: VERSION,
-                mark: 9,
-            },
+            ToLauncher::Hello { version: VERSION, mark: 9 },
             ToLauncher::Create { session: 7, plan },
             ToLauncher::Kill { session: 1 },
             ToLauncher::Sweep,
         ] {
             let packet = message.encode();
             assert_eq!(ToLauncher::decode(&packet), Ok(message));
-            assert_eq!(
-                ToLauncher::decode(&packet[..packet.len() - 1]),
-                Err(DecodeError)
-            );
-            assert_eq!(
-                ToLauncher::decode(&[packet.as_slice(), &[0]].concat()),
-                Err(DecodeError)
-            );
+            assert_eq!(ToLauncher::decode(&packet[..packet.len() - 1]), Err(DecodeError));
+            assert_eq!(ToLauncher::decode(&[packet.as_slice(), &[0]].concat()), Err(DecodeError));
         }
         for message in [
             FromInit::Ready { pid: 5 },
-            FromInit::SpawnFailed {
-                exec: 1,
-                stage: Stage::Exec,
-                errno: 2,
-            },
+            FromInit::SpawnFailed { exec: 1, stage: Stage::Exec, errno: 2 },
             FromInit::LeaderExited {
                 exec: 1,
                 status: 256,
@@ -902,10 +799,7 @@ mod tests {
         let secret = crate::secret::Secret::new(vec![b'v'; 150_000]);
         let environment = BTreeMap::from([("K", &secret)]);
         let packets = spawn_packets(
-            SpawnHeader {
-                exec: 1,
-                ..Default::default()
-            },
+            SpawnHeader { exec: 1, ..Default::default() },
             None,
             &[b"a".as_slice()],
             &environment,
@@ -913,21 +807,14 @@ mod tests {
         .unwrap_or_default();
         assert_eq!(packets.len(), 3);
         assert!(packets.iter().all(|packet| packet.len() <= MAX_PACKET));
-        let Ok(ToInit::Spawn(header, head)) = ToInit::decode(&packets[0]) else {
-            panic!("not a spawn")
-        };
+        let Ok(ToInit::Spawn(header, head)) = ToInit::decode(&packets[0]) else { panic!("not a spawn") };
         let rest: usize = packets[1..].iter().map(|packet| packet.len() - 1).sum();
         assert_eq!(header.payload_len as usize, head.len() + rest);
     }
 
     #[test]
     fn a_nul_is_refused() {
-        let refused = spawn_packets(
-            SpawnHeader::default(),
-            None,
-            &[b"a\0b".as_slice()],
-            &BTreeMap::new(),
-        );
+        let refused = spawn_packets(SpawnHeader::default(), None, &[b"a\0b".as_slice()], &BTreeMap::new());
         assert_eq!(refused.err(), Some(SpawnError::Nul("argv")));
     }
 }

@@ -8,13 +8,8 @@ use caps::{CapSet, Capability, CapsHashSet};
 /// # Errors
 /// The set that could not be changed.
 pub fn keep_launchers() -> Result<(), &'static str> {
-    let kept: CapsHashSet = [
-        Capability::CAP_SETUID,
-        Capability::CAP_SETGID,
-        Capability::CAP_KILL,
-    ]
-    .into_iter()
-    .collect();
+    let kept: CapsHashSet =
+        [Capability::CAP_SETUID, Capability::CAP_SETGID, Capability::CAP_KILL].into_iter().collect();
     let have = caps::read(None, CapSet::Permitted).map_err(|_| "permitted")?;
     if have.is_empty() {
         return Ok(());

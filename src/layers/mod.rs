@@ -19,10 +19,7 @@ pub struct StepError {
 }
 
 fn step<T>(stage: Stage, result: io::Result<T>) -> Result<T, StepError> {
-    result.map_err(|error| StepError {
-        stage,
-        errno: error.raw_os_error().unwrap_or(libc::EIO),
-    })
+    result.map_err(|error| StepError { stage, errno: error.raw_os_error().unwrap_or(libc::EIO) })
 }
 
 /// What an init does to itself, once, before it reads its socket.
@@ -35,10 +32,7 @@ pub fn confine_init(plan: &SessionPlan) -> Result<(), StepError> {
     step(Stage::User, user(plan))?;
     step(Stage::Init, sys::process::set_not_dumpable())?;
     if plan.no_new_privileges {
-        step(
-            Stage::NoNewPrivileges,
-            sys::process::set_no_new_privileges(),
-        )?;
+        step(Stage::NoNewPrivileges, sys::process::set_no_new_privileges())?;
     }
     step(Stage::WorkingDirectory, working_directory(plan))?;
     step(Stage::Shell, shell(plan))
@@ -63,9 +57,7 @@ fn user(plan: &SessionPlan) -> io::Result<()> {
     let (users, groups) = (nix::unistd::getresuid()?, nix::unistd::getresgid()?);
     let as_planned = [users.real, users.effective, users.saved] == [uid; 3]
         && [groups.real, groups.effective, groups.saved] == [gid; 3];
-    if !as_planned
-        || nix::unistd::setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)).is_ok()
-    {
+    if !as_planned || nix::unistd::setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)).is_ok() {
         return Err(io::Error::from_raw_os_error(libc::EPERM));
     }
     Ok(())
@@ -82,8 +74,5 @@ fn shell(plan: &SessionPlan) -> io::Result<()> {
     if found.st_mode & libc::S_IFMT != libc::S_IFREG {
         return Err(io::Error::from_raw_os_error(libc::EACCES));
     }
-    Ok(nix::unistd::access(
-        plan.shell.as_slice(),
-        nix::unistd::AccessFlags::X_OK,
-    )?)
+    Ok(nix::unistd::access(plan.shell.as_slice(), nix::unistd::AccessFlags::X_OK)?)
 }

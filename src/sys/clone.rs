@@ -77,17 +77,13 @@ pub unsafe fn clone(flags: i32, stack_top: *mut u8, entry: Entry, argument: *mut
 /// # Errors
 /// The kernel's errno, or `EBUSY` where the caller has more than one thread.
 pub fn fork_single_threaded() -> Result<i32, i32> {
-    let threads = std::fs::read_dir("/proc/self/task")
-        .map(Iterator::count)
-        .unwrap_or(0);
+    let threads = std::fs::read_dir("/proc/self/task").map(Iterator::count).unwrap_or(0);
     if threads != 1 {
         return Err(libc::EBUSY);
     }
     // SAFETY: with one thread no lock of libc or the allocator can be held by another at the fork.
     match unsafe { libc::fork() } {
-        -1 => Err(std::io::Error::last_os_error()
-            .raw_os_error()
-            .unwrap_or(libc::EIO)),
+        -1 => Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)),
         pid => Ok(pid),
     }
 }

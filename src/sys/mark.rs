@@ -15,13 +15,9 @@ const PREFIX: u64 = 0x5452_4c00_0000_0000;
 /// The mark of the instance that listens on `socket`: `TRL`, then 40 bits of the path's FNV-1a hash.
 #[must_use]
 pub fn of_instance(socket: &Path) -> u64 {
-    let hash = socket
-        .as_os_str()
-        .as_bytes()
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+    let hash = socket.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     PREFIX | (hash & 0xff_ffff_ffff)
 }
 
@@ -36,10 +32,7 @@ pub fn is_mark(mark: u64) -> bool {
 /// # Errors
 /// `EPERM` where its hard limit is lower already.
 pub fn set_own(mark: u64) -> std::io::Result<()> {
-    let limit = libc::rlimit {
-        rlim_cur: mark,
-        rlim_max: mark,
-    };
+    let limit = libc::rlimit { rlim_cur: mark, rlim_max: mark };
     // SAFETY: a pointer to an initialised struct.
     if unsafe { libc::setrlimit(libc::RLIMIT_RTTIME, &raw const limit) } == 0 {
         Ok(())
@@ -52,9 +45,7 @@ pub fn set_own(mark: u64) -> std::io::Result<()> {
 #[must_use]
 pub fn of_process(pid: i32) -> Option<u64> {
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
-    let line = limits
-        .lines()
-        .find(|line| line.starts_with("Max realtime timeout"))?;
+    let line = limits.lines().find(|line| line.starts_with("Max realtime timeout"))?;
     let hard = line.split_ascii_whitespace().nth(4)?.parse().ok()?;
     is_mark(hard).then_some(hard)
 }
@@ -84,10 +75,7 @@ mod tests {
 
     #[test]
     fn instances_differ_and_are_marks() {
-        let (a, b) = (
-            of_instance(Path::new("/run/a")),
-            of_instance(Path::new("/run/b")),
-        );
+        let (a, b) = (of_instance(Path::new("/run/a")), of_instance(Path::new("/run/b")));
         assert_ne!(a, b);
         assert!(is_mark(a) && is_mark(b) && !is_mark(u64::MAX));
     }

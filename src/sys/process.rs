@@ -4,11 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// `pidfd_open(2)`; close-on-exec.
@@ -28,16 +24,8 @@ pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
 /// `ESRCH` where the process has ended, `EPERM`.
 pub fn pidfd_signal(handle: &OwnedFd, signal: i32) -> io::Result<()> {
     // SAFETY: a live descriptor, numbers, and a null siginfo, which is allowed.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            handle.as_raw_fd(),
-            signal,
-            0usize,
-            0,
-        )
-    })
-    .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, handle.as_raw_fd(), signal, 0usize, 0) })
+        .map(drop)
 }
 
 /// `kill(2)`.
@@ -67,13 +55,7 @@ pub enum Waited {
 pub fn wait_any() -> Waited {
     let mut status = 0;
     // SAFETY: a pointer to an int of ours.
-    let pid = unsafe {
-        libc::waitpid(
-            -1,
-            &raw mut status,
-            libc::WNOHANG | libc::WUNTRACED | libc::__WALL,
-        )
-    };
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::WUNTRACED | libc::__WALL) };
     match pid {
         0 => Waited::Nothing,
         -1 if io::Error::last_os_error().raw_os_error() == Some(libc::ECHILD) => Waited::NoChild,
@@ -85,10 +67,7 @@ pub fn wait_any() -> Waited {
 
 fn prctl(option: i32, argument: libc::c_ulong) -> io::Result<()> {
     // SAFETY: the options used here take one number.
-    check(libc::c_long::from(unsafe {
-        libc::prctl(option, argument, 0, 0, 0)
-    }))
-    .map(drop)
+    check(libc::c_long::from(unsafe { libc::prctl(option, argument, 0, 0, 0) })).map(drop)
 }
 
 /// Makes orphans of this process's descendants its children.
@@ -105,15 +84,9 @@ pub fn become_subreaper() -> io::Result<()> {
 /// The kernel's.
 pub fn set_not_dumpable() -> io::Result<()> {
     prctl(libc::PR_SET_DUMPABLE, 0)?;
-    let none = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: a pointer to an initialised struct.
-    check(libc::c_long::from(unsafe {
-        libc::setrlimit(libc::RLIMIT_CORE, &raw const none)
-    }))
-    .map(drop)
+    check(libc::c_long::from(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) })).map(drop)
 }
 
 /// `PR_SET_NO_NEW_PRIVS`.
@@ -155,11 +128,7 @@ pub fn signal_descriptor() -> io::Result<OwnedFd> {
         libc::sigaddset(&raw mut wanted, libc::SIGTERM);
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
-        let descriptor = libc::signalfd(
-            -1,
-            &raw const wanted,
-            libc::SFD_CLOEXEC | libc::SFD_NONBLOCK,
-        );
+        let descriptor = libc::signalfd(-1, &raw const wanted, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
         check(libc::c_long::from(descriptor))?;
         Ok(OwnedFd::from_raw_fd(descriptor))
     }
@@ -193,11 +162,7 @@ pub fn close_from(first: u32) -> io::Result<()> {
 pub fn inherited(descriptor: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: F_SETFD takes numbers; after it succeeded the descriptor is open, and its one owner is made here.
     unsafe {
-        check(libc::c_long::from(libc::fcntl(
-            descriptor,
-            libc::F_SETFD,
-            libc::FD_CLOEXEC,
-        )))?;
+        check(libc::c_long::from(libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC)))?;
         Ok(OwnedFd::from_raw_fd(descriptor))
     }
 }
@@ -209,21 +174,11 @@ pub fn inherited(descriptor: RawFd) -> io::Result<OwnedFd> {
 pub fn limit_own(resource: u32, value: u64) -> io::Result<()> {
     // SAFETY: pointers to structs of ours.
     unsafe {
-        let mut now = libc::rlimit {
-            rlim_cur: 0,
-            rlim_max: 0,
-        };
+        let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         check(libc::c_long::from(libc::getrlimit(resource, &raw mut now)))?;
         let value = value.min(now.rlim_max);
-        let limit = libc::rlimit {
-            rlim_cur: value,
-            rlim_max: value,
-        };
-        check(libc::c_long::from(libc::setrlimit(
-            resource,
-            &raw const limit,
-        )))
-        .map(drop)
+        let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+        check(libc::c_long::from(libc::setrlimit(resource, &raw const limit))).map(drop)
     }
 }
 
@@ -234,10 +189,8 @@ pub fn limit_own(resource: u32, value: u64) -> io::Result<()> {
 pub fn keep_two(first: OwnedFd, second: OwnedFd) -> io::Result<(OwnedFd, OwnedFd)> {
     let duplicate = |descriptor: &OwnedFd| -> io::Result<RawFd> {
         // SAFETY: numbers only; 64 and up are free of the launcher's own, or the kernel picks the next.
-        check(libc::c_long::from(unsafe {
-            libc::fcntl(descriptor.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 64)
-        }))
-        .map(|descriptor| descriptor as RawFd)
+        check(libc::c_long::from(unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 64) }))
+            .map(|descriptor| descriptor as RawFd)
     };
     let (a, b) = (duplicate(&first)?, duplicate(&second)?);
     // SAFETY: the caller is a fresh fork that goes on with these two alone: whatever else it inherited is never
@@ -246,19 +199,9 @@ pub fn keep_two(first: OwnedFd, second: OwnedFd) -> io::Result<(OwnedFd, OwnedFd
         std::mem::forget((first, second));
         check(libc::syscall(libc::SYS_close_range, 3, a.min(b) - 1, 0))?;
         if a.abs_diff(b) > 1 {
-            check(libc::syscall(
-                libc::SYS_close_range,
-                a.min(b) + 1,
-                a.max(b) - 1,
-                0,
-            ))?;
+            check(libc::syscall(libc::SYS_close_range, a.min(b) + 1, a.max(b) - 1, 0))?;
         }
-        check(libc::syscall(
-            libc::SYS_close_range,
-            a.max(b) + 1,
-            u32::MAX,
-            0,
-        ))?;
+        check(libc::syscall(libc::SYS_close_range, a.max(b) + 1, u32::MAX, 0))?;
         Ok((OwnedFd::from_raw_fd(a), OwnedFd::from_raw_fd(b)))
     }
 }

@@ -149,22 +149,12 @@ impl Slot {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new anonymous mapping, owned by this value.
         let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                size,
-                libc::PROT_READ | libc::PROT_WRITE,
-                flags,
-                -1,
-                0,
-            )
+            libc::mmap(std::ptr::null_mut(), size, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
         };
         if base == libc::MAP_FAILED {
             return Err(std::io::Error::last_os_error());
         }
-        Ok(Self {
-            base: base.cast(),
-            size,
-        })
+        Ok(Self { base: base.cast(), size })
     }
 
     fn control(&self) -> *mut Control {
@@ -178,8 +168,7 @@ impl Slot {
     pub fn payload(&mut self, length: usize) -> Option<&mut [u8]> {
         let room = self.size.checked_sub(PAYLOAD)?;
         // SAFETY: within the mapping; exclusive by `&mut` and by the rule that the slot is idle.
-        (length <= room)
-            .then(|| unsafe { std::slice::from_raw_parts_mut(self.base.add(PAYLOAD), length) })
+        (length <= room).then(|| unsafe { std::slice::from_raw_parts_mut(self.base.add(PAYLOAD), length) })
     }
 
     /// Overwrites the payload.
@@ -239,11 +228,7 @@ impl Slot {
                 next = next.add(1);
             }
             next.write(std::ptr::null());
-            let mut kept = [Limit {
-                resource: 0,
-                soft: 0,
-                hard: 0,
-            }; MAX_LIMITS];
+            let mut kept = [Limit { resource: 0, soft: 0, hard: 0 }; MAX_LIMITS];
             kept[..limits.len()].copy_from_slice(limits);
             self.control().write(Control {
                 command,
@@ -265,17 +250,8 @@ impl Slot {
                 failed_errno: AtomicI32::new(0),
             });
             let flags = libc::CLONE_VM | libc::SIGCHLD;
-            let pid = super::clone::clone(
-                flags,
-                self.base.add(2 * STACK),
-                reaper,
-                self.control().cast(),
-            );
-            if pid < 0 {
-                Err(-pid as i32)
-            } else {
-                Ok(pid as i32)
-            }
+            let pid = super::clone::clone(flags, self.base.add(2 * STACK), reaper, self.control().cast());
+            if pid < 0 { Err(-pid as i32) } else { Ok(pid as i32) }
         }
     }
 
@@ -326,22 +302,8 @@ extern "C" fn reaper(argument: *mut c_void) -> ! {
     // SAFETY: numbers and a static string.
     let own = unsafe {
         raw::syscall(libc::SYS_prctl, libc::PR_SET_NAME as usize, name, 0, 0, 0);
-        raw::syscall(
-            libc::SYS_prctl,
-            libc::PR_SET_CHILD_SUBREAPER as usize,
-            1,
-            0,
-            0,
-            0,
-        );
-        raw::syscall(
-            libc::SYS_prctl,
-            libc::PR_SET_PDEATHSIG as usize,
-            libc::SIGKILL as usize,
-            0,
-            0,
-            0,
-        );
+        raw::syscall(libc::SYS_prctl, libc::PR_SET_CHILD_SUBREAPER as usize, 1, 0, 0, 0);
+        raw::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0, 0, 0);
         if raw::syscall(libc::SYS_getppid, 0, 0, 0, 0, 0) as i32 != control.init_pid {
             raw::exit(1);
         }
@@ -359,11 +321,7 @@ extern "C" fn reaper(argument: *mut c_void) -> ! {
     let exec = control.command.exec;
     if leader < 0 {
         control.leader_over.store(1, Ordering::Release);
-        (control.report)(
-            control.socket,
-            exec,
-            Event::Failed(Step::Clone, -leader as i32),
-        );
+        (control.report)(control.socket, exec, Event::Failed(Step::Clone, -leader as i32));
         control.reported.store(1, Ordering::Release);
         raw::exit(0);
     }
@@ -405,14 +363,7 @@ fn reap_all(control: &Control, leader: i32, failed: bool) -> ! {
         // SAFETY: pointers to locals on this process's own stack.
         unsafe {
             let (status, usage) = ((&raw mut status) as usize, (&raw mut usage) as usize);
-            raw::syscall(
-                libc::SYS_wait4,
-                pid as usize,
-                status,
-                libc::__WALL as usize,
-                usage,
-                0,
-            );
+            raw::syscall(libc::SYS_wait4, pid as usize, status, libc::__WALL as usize, usage, 0);
         }
         if pid == leader && !failed {
             let micros = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
@@ -436,14 +387,7 @@ pub fn send_packet(socket: i32, packet: &[u8]) {
         let (start, length) = (packet.as_ptr() as usize, packet.len());
         // SAFETY: a live slice; no address.
         let sent = unsafe {
-            raw::syscall(
-                libc::SYS_sendto,
-                socket as usize,
-                start,
-                length,
-                libc::MSG_NOSIGNAL as usize,
-                0,
-            )
+            raw::syscall(libc::SYS_sendto, socket as usize, start, length, libc::MSG_NOSIGNAL as usize, 0)
         };
         if sent != -(libc::EINTR as isize) {
             return;
@@ -488,14 +432,8 @@ fn process_group(control: &Control) -> i32 {
         if session < 0 {
             return -session as i32;
         }
-        let death = raw::syscall(
-            libc::SYS_prctl,
-            libc::PR_SET_PDEATHSIG as usize,
-            libc::SIGKILL as usize,
-            0,
-            0,
-            0,
-        );
+        let death =
+            raw::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0, 0, 0);
         if death < 0 {
             return -death as i32;
         }
@@ -518,46 +456,21 @@ fn descriptors(control: &Control) -> i32 {
     let program = control.command.program;
     let close = |first: u32, last: u32| {
         // SAFETY: numbers only; this process's own copies.
-        let result = unsafe {
-            raw::syscall(
-                libc::SYS_close_range,
-                first as usize,
-                last as usize,
-                0,
-                0,
-                0,
-            )
-        };
+        let result = unsafe { raw::syscall(libc::SYS_close_range, first as usize, last as usize, 0, 0, 0) };
         if result < 0 { -result as i32 } else { 0 }
     };
     if program < 3 {
         return close(3, u32::MAX);
     }
-    let below = if program > 3 {
-        close(3, program as u32 - 1)
-    } else {
-        0
-    };
-    if below != 0 {
-        below
-    } else {
-        close(program as u32 + 1, u32::MAX)
-    }
+    let below = if program > 3 { close(3, program as u32 - 1) } else { 0 };
+    if below != 0 { below } else { close(program as u32 + 1, u32::MAX) }
 }
 
 fn set_limit(resource: u32, soft: u64, hard: u64) -> i32 {
     let mut now = [0u64; 2];
     // SAFETY: a pointer to two words of ours, as struct rlimit64 has.
-    let got = unsafe {
-        raw::syscall(
-            libc::SYS_prlimit64,
-            0,
-            resource as usize,
-            0,
-            (&raw mut now) as usize,
-            0,
-        )
-    };
+    let got =
+        unsafe { raw::syscall(libc::SYS_prlimit64, 0, resource as usize, 0, (&raw mut now) as usize, 0) };
     if got < 0 {
         return -got as i32;
     }
@@ -566,14 +479,7 @@ fn set_limit(resource: u32, soft: u64, hard: u64) -> i32 {
     let wanted = [if soft < hard { soft } else { hard }, hard];
     // SAFETY: likewise.
     let set = unsafe {
-        raw::syscall(
-            libc::SYS_prlimit64,
-            0,
-            resource as usize,
-            (&raw const wanted) as usize,
-            0,
-            0,
-        )
+        raw::syscall(libc::SYS_prlimit64, 0, resource as usize, (&raw const wanted) as usize, 0, 0)
     };
     if set < 0 { -set as i32 } else { 0 }
 }
@@ -648,14 +554,8 @@ fn execute(control: &Control) -> i32 {
             length += 1;
         }
         if has_slash || length == 0 {
-            return -raw::syscall(
-                libc::SYS_execve,
-                name as usize,
-                argv as usize,
-                environment as usize,
-                0,
-                0,
-            ) as i32;
+            return -raw::syscall(libc::SYS_execve, name as usize, argv as usize, environment as usize, 0, 0)
+                as i32;
         }
         search(name, length, argv, environment)
     }
@@ -665,12 +565,7 @@ fn execute(control: &Control) -> i32 {
 ///
 /// # Safety
 /// `name` is a string of `length` bytes; `argv` and `environment` are null-terminated lists of strings.
-unsafe fn search(
-    name: *const u8,
-    length: usize,
-    argv: *mut *const u8,
-    environment: *mut *const u8,
-) -> i32 {
+unsafe fn search(name: *const u8, length: usize, argv: *mut *const u8, environment: *mut *const u8) -> i32 {
     let mut candidate = [0u8; 4096];
     let room = candidate.as_mut_ptr();
     let mut errno = libc::ENOENT;
@@ -707,20 +602,16 @@ unsafe fn search(
                     index += 1;
                 }
                 room.add(used + 1 + length).write(0);
-                let result = raw::syscall(
-                    libc::SYS_execve,
-                    room as usize,
-                    argv as usize,
-                    environment as usize,
-                    0,
-                    0,
-                );
+                let result =
+                    raw::syscall(libc::SYS_execve, room as usize, argv as usize, environment as usize, 0, 0);
                 match -result as i32 {
                     libc::ENOENT | libc::ENOTDIR => {}
                     libc::EACCES => {
                         // A directory of `PATH` that may not be searched has no such program, as shells see it.
                         let at = libc::AT_FDCWD as usize;
-                        if raw::syscall(libc::SYS_faccessat, at, room as usize, libc::F_OK as usize, 0, 0) == 0 {
+                        if raw::syscall(libc::SYS_faccessat, at, room as usize, libc::F_OK as usize, 0, 0)
+                            == 0
+                        {
                             errno = libc::EACCES;
                         }
                     }

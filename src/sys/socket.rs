@@ -1,8 +1,8 @@
 //! `SOCK_SEQPACKET` sockets with descriptors.
 
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
-    sendmsg, socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
+    socketpair,
 };
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -12,12 +12,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 /// # Errors
 /// `EMFILE` and the like.
 pub fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(socketpair(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        None,
-        SockFlag::SOCK_CLOEXEC,
-    )?)
+    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
 }
 
 /// Sends one packet with descriptors; blocks while the peer's queue is full.
@@ -26,11 +21,7 @@ pub fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// `EPIPE` where the peer is gone.
 pub fn send(socket: BorrowedFd<'_>, packet: &[u8], descriptors: &[RawFd]) -> io::Result<()> {
     let rights = [ControlMessage::ScmRights(descriptors)];
-    let control = if descriptors.is_empty() {
-        &rights[..0]
-    } else {
-        &rights[..]
-    };
+    let control = if descriptors.is_empty() { &rights[..0] } else { &rights[..] };
     loop {
         match sendmsg::<()>(
             socket.as_raw_fd(),
@@ -74,16 +65,10 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<R
                     }
                 }
             }
-            if message
-                .flags
-                .intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC)
-            {
+            if message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
                 return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
             }
-            Ok(Some(Received {
-                length: message.bytes,
-                descriptors,
-            }))
+            Ok(Some(Received { length: message.bytes, descriptors }))
         }
     }
 }
@@ -94,19 +79,12 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<R
 /// The kernel's.
 pub fn wait_readable(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> io::Result<(bool, bool)> {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    let mut polled = [
-        PollFd::new(a, PollFlags::POLLIN),
-        PollFd::new(b, PollFlags::POLLIN),
-    ];
+    let mut polled = [PollFd::new(a, PollFlags::POLLIN), PollFd::new(b, PollFlags::POLLIN)];
     match poll(&mut polled, PollTimeout::NONE) {
         Err(nix::errno::Errno::EINTR) => return Ok((false, false)),
         Err(errno) => return Err(errno.into()),
         Ok(_) => {}
     }
-    let ready = |index: usize| {
-        polled[index]
-            .revents()
-            .is_some_and(|events| !events.is_empty())
-    };
+    let ready = |index: usize| polled[index].revents().is_some_and(|events| !events.is_empty());
     Ok((ready(0), ready(1)))
 }

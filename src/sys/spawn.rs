@@ -11,14 +11,13 @@ use std::os::unix::ffi::OsStrExt;
 /// # Errors
 /// Which step failed, on what, and why.
 pub fn launcher() -> Result<(OwnedFd, i32), SysError> {
-    let own = std::env::current_exe()
-        .map_err(|error| SysError::new("readlink", "/proc/self/exe", &error))?;
+    let own = std::env::current_exe().map_err(|error| SysError::new("readlink", "/proc/self/exe", &error))?;
     let path = own.with_file_name("trl-launcher");
     let shown = path.display().to_string();
     let bytes = CString::new(path.as_os_str().as_bytes())
         .map_err(|_| SysError::from_errno("posix_spawn", shown.clone(), libc::EINVAL))?;
-    let (ours, theirs) = socket::seqpacket_pair()
-        .map_err(|error| SysError::new("socketpair", "seqpacket", &error))?;
+    let (ours, theirs) =
+        socket::seqpacket_pair().map_err(|error| SysError::new("socketpair", "seqpacket", &error))?;
     let argument = c"trl-launcher";
     let argv = [argument.as_ptr().cast_mut(), std::ptr::null_mut()];
     let environment: [*mut libc::c_char; 1] = [std::ptr::null_mut()];

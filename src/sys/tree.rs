@@ -31,10 +31,7 @@ fn children(pid: i32, into: &mut Vec<i32>) {
     };
     for task in tasks.flatten() {
         if let Ok(list) = std::fs::read_to_string(task.path().join("children")) {
-            into.extend(
-                list.split_ascii_whitespace()
-                    .filter_map(|pid| pid.parse::<i32>().ok()),
-            );
+            into.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
         }
     }
 }
@@ -132,19 +129,13 @@ pub fn kill_descendants(
             reap();
             if !descendants(root, skip).keys().any(|pid| is_alive(*pid)) {
                 reap();
-                return Killed {
-                    killed: u32::try_from(killed.len()).unwrap_or(u32::MAX),
-                    complete: true,
-                };
+                return Killed { killed: u32::try_from(killed.len()).unwrap_or(u32::MAX), complete: true };
             }
             std::thread::sleep(pause);
             pause *= 4;
         }
         if Instant::now() > deadline {
-            return Killed {
-                killed: u32::try_from(killed.len()).unwrap_or(u32::MAX),
-                complete: false,
-            };
+            return Killed { killed: u32::try_from(killed.len()).unwrap_or(u32::MAX), complete: false };
         }
     }
 }
