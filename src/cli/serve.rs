@@ -61,7 +61,6 @@ fn config(args: &ServeArgs, booted: &Booted) -> Config {
             cpu_seconds: args.child_cpu_s.unwrap_or(limits.cpu_seconds),
             memory_bytes: args.child_memory_bytes.or(limits.memory_bytes),
             nproc: args.child_nproc.unwrap_or(limits.nproc),
-            ..limits
         },
         uid: booted.account.uid.as_raw(),
         gid: booted.account.gid.as_raw(),

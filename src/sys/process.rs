@@ -1,7 +1,7 @@
 //! Processes: handles, waiting, and what a supervisor sets on itself.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -196,7 +196,8 @@ pub fn keep_two(first: OwnedFd, second: OwnedFd) -> io::Result<(OwnedFd, OwnedFd
     // SAFETY: the caller is a fresh fork that goes on with these two alone: whatever else it inherited is never
     // used again, and `_exit` runs no destructor.
     unsafe {
-        std::mem::forget((first, second));
+        // Given up here and closed below with everything else.
+        let _raw = (first.into_raw_fd(), second.into_raw_fd());
         check(libc::syscall(libc::SYS_close_range, 3, a.min(b) - 1, 0))?;
         if a.abs_diff(b) > 1 {
             check(libc::syscall(libc::SYS_close_range, a.min(b) + 1, a.max(b) - 1, 0))?;
