@@ -206,8 +206,10 @@ fn who_kills_or_stops_what_watches_it_ends_all_the_same() {
         client.call("session.destroy", json!({"session_id": session, "force": true}));
         let took = begun.elapsed();
         assert!(took < Duration::from_secs(12), "{attack}: took {took:?}");
-        let left = marked(&mark);
-        assert!(left.is_empty(), "{attack}: {left:?} live on");
+        // Where the init itself was killed, the launcher may still be at it.
+        let bound = Duration::from_secs(if attack.starts_with("i=") { 2 } else { 0 });
+        let gone = within(bound, || marked(&mark).is_empty());
+        assert!(gone, "{attack}: {:?} live on", marked(&mark));
         assert!(daemon.inits().is_empty(), "{attack}: an init lives on");
         let session = client.session(json!({}));
         assert_eq!(client.run(&session, "echo on", json!({}))["stdout"], "on\n", "{attack}");
@@ -262,4 +264,23 @@ fn a_session_is_destroyed_under_everything_that_goes_on_in_it() {
         }
     }
     assert!(daemon.inits().is_empty());
+}
+
+#[test]
+fn a_command_is_no_client_of_its_own_daemon() {
+    let daemon = common::Daemon::ordinary();
+    let mut client = daemon.connect();
+    let session = client.session(json!({}));
+    let binaries = common::binaries();
+    let trl = binaries.path().join("trl").display().to_string();
+    let socket = daemon.home.socket().display().to_string();
+    for command in ["\"$TRL\" --socket \"$AT\" ping", "setsid -w setsid -w \"$TRL\" --socket \"$AT\" ping"] {
+        let outcome =
+            client.run(&session, command, json!({"env": {"TRL": trl, "AT": socket}, "timeout_s": 10}));
+        assert_ne!(outcome["exit_code"], 0, "{outcome}");
+        assert_eq!(outcome["timed_out"], false, "{outcome}");
+    }
+    // The same from outside is answered.
+    let mut command = daemon.home.trl(&["--socket", &socket, "ping"]);
+    assert!(command.output().unwrap().status.success());
 }
