@@ -9,7 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
@@ -65,6 +65,8 @@ fn config(args: &ServeArgs, booted: &Booted) -> Config {
         uid: booted.account.uid.as_raw(),
         gid: booted.account.gid.as_raw(),
         peer_is_session: peer_check(),
+        // Beside the socket: hashes of idempotency keys, so that one from before a restart is known for one.
+        state_dir: booted.socket.parent().filter(|_| booted.owns_socket).map(Path::to_path_buf),
         ..Config::default()
     }
 }

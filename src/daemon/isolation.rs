@@ -67,12 +67,7 @@ pub fn show(daemon: &Daemon, name: &str) -> Result<Value, WireError> {
 
 /// What `system.info` says of the host.
 pub fn host_facts() -> Value {
-    let name = nix::sys::utsname::uname().ok();
-    let text = |part: Option<&std::ffi::OsStr>| part.map(|part| part.to_string_lossy().into_owned());
-    json!({
-        "kernel": text(name.as_ref().map(|name| name.release())),
-        "machine": text(name.as_ref().map(|name| name.machine())),
-    })
+    serde_json::to_value(crate::host::facts()).unwrap_or(Value::Null)
 }
 
 /// The report of a session that is just ready and has no reader yet: from the cache, or by a probe.
