@@ -106,13 +106,13 @@ fn rounds(by: By, count: usize) {
 
 #[test]
 fn nothing_escapes_an_ordinary_users_daemon() {
-    rounds(By::Ordinary, 48);
+    rounds(By::Ordinary, common::times(48, 200));
 }
 
 #[test]
 fn nothing_escapes_a_daemon_that_root_started() {
     if common::is_root() {
-        rounds(By::Root, 24);
+        rounds(By::Root, common::times(24, 200));
     }
 }
 

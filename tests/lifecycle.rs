@@ -12,7 +12,7 @@ const TRICK: &str = "trap '' TERM HUP; (setsid sh -c 'sleep 300 & sleep 300' &);
 
 /// Five sessions with a command each that does not want to go; their marks and ids.
 fn five(client: &mut Client) -> Vec<(String, String)> {
-    let sessions: Vec<(String, String)> = (0..5)
+    let sessions: Vec<(String, String)> = (0..common::times(5, 20))
         .map(|_| {
             let mark = new_mark();
             let session = client.session(json!({"env": {"MARK": mark}}));
@@ -41,7 +41,7 @@ fn assert_works(daemon: &Daemon) {
 
 #[test]
 fn a_killed_daemon_takes_everything_along() {
-    for round in 0..3 {
+    for round in 0..common::times(3, 50) {
         let home = Home::new(common::ways()[round % common::ways().len()]);
         let mut daemon = home.start(&[]);
         let launcher = daemon.launcher();
@@ -57,7 +57,7 @@ fn a_killed_daemon_takes_everything_along() {
 
 #[test]
 fn a_killed_launcher_ends_every_session() {
-    for round in 0..3 {
+    for round in 0..common::times(3, 50) {
         let home = Home::new(common::ways()[round % common::ways().len()]);
         let mut daemon = home.start(&[]);
         let marks = five(&mut daemon.connect());
@@ -77,7 +77,7 @@ fn a_killed_launcher_ends_every_session() {
 
 #[test]
 fn a_killed_init_ends_its_session_alone() {
-    for round in 0..3 {
+    for round in 0..common::times(3, 50) {
         let home = Home::new(common::ways()[round % common::ways().len()]);
         let daemon = home.start(&[]);
         let mut client = daemon.connect();
@@ -194,7 +194,7 @@ fn two_thousand_commands_leave_no_descriptor_behind() {
     pause(400);
     let before = processes.map(descriptors);
     let stats = client.ok("system.stats", json!({}));
-    for _ in 0..2000 {
+    for _ in 0..common::times(2_000, 20_000) {
         assert_eq!(client.ok("exec.run", params.clone())["exit_code"], 0);
     }
     pause(400);
@@ -206,7 +206,7 @@ fn two_thousand_commands_leave_no_descriptor_behind() {
     assert!(now["open_fds"].as_u64().unwrap() <= stats["open_fds"].as_u64().unwrap() + 2);
     assert_eq!(
         now["total_commands_run"].as_u64().unwrap(),
-        stats["total_commands_run"].as_u64().unwrap() + 2000
+        stats["total_commands_run"].as_u64().unwrap() + common::times(2_000, 20_000) as u64
     );
     assert_eq!(now["running_execs"], 0);
 }

@@ -125,13 +125,13 @@ fn follow(client: &mut common::Client, params: Value) -> (Vec<u8>, Vec<Value>, V
 }
 
 #[test]
-fn twenty_mib_through_stdin_come_back_the_same() {
+fn what_goes_through_stdin_comes_back_the_same() {
     let daemon = Daemon::ordinary();
     let mut client = daemon.connect();
     let session = client.session(json!({}));
     // Bytes of every kind, never the same block twice.
     let mut state = 1u64;
-    let data: Vec<u8> = (0..20 * 1024 * 1024)
+    let data: Vec<u8> = (0..common::times(20, 100) * 1024 * 1024)
         .map(|_| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 56) as u8

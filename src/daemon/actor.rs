@@ -30,6 +30,10 @@ const DRAIN: Duration = Duration::from_millis(250);
 const UNWATCHED: Duration = Duration::from_millis(1);
 /// Most bytes read of one stream before others have their turn.
 const BATCH: usize = 256 * 1024;
+/// A pipe that gave so much at once was full (its default size, `pipe(7)`),
+const FULL_PIPE: usize = 64 * 1024;
+/// and is made so large: fewer wake-ups for what writes much.
+const WIDE_PIPE: i32 = 256 * 1024;
 
 /// A pipe's end in the daemon, non-blocking.
 pub enum Tap {
@@ -59,6 +63,16 @@ impl Tap {
                 Err(error) => tracing::warn!(%error, "pipe not watched"),
             }
         }
+    }
+
+    /// Enlarges the pipe. Where the user's share of pipe memory is used up it stays as it is, only slower.
+    fn widen(&self) {
+        let descriptor = match self {
+            Self::Closed => return,
+            Self::Idle(descriptor) => descriptor,
+            Self::Watched(watched) => watched.get_ref(),
+        };
+        nix::fcntl::fcntl(descriptor, nix::fcntl::FcntlArg::F_SETPIPE_SZ(WIDE_PIPE)).ok();
     }
 
     /// Runs `operation` on the descriptor; `None` where it would block or the tap is closed.
@@ -138,6 +152,7 @@ struct Actor {
     deadline: Instant,
     active: Instant,
     paused: [bool; 2],
+    widened: [bool; 2],
     watch: bool,
 }
 
@@ -155,6 +170,7 @@ pub async fn run(daemon: Rc<Daemon>, exec: Rc<Exec>, stdin: Tap, output: [Tap; 2
         deadline,
         active: now,
         paused: [false; 2],
+        widened: [false; 2],
         watch,
     };
     actor.feed();
@@ -340,6 +356,10 @@ impl Actor {
                 }
                 Some(Ok(length)) => {
                     total += length;
+                    if length >= FULL_PIPE && !self.widened[index] {
+                        self.widened[index] = true;
+                        self.output[index].widen();
+                    }
                     let mut rings = self.exec.output.borrow_mut();
                     rings[index].push(&buffer[..length]);
                     let over = rings[index].total() > self.exec.rules.max_output as u64;

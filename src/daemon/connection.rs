@@ -13,7 +13,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 /// First size of the line buffer.
 const FIRST_BUFFER: usize = 16 * 1024;
@@ -276,7 +276,7 @@ impl Lines {
     fn remove(&mut self, count: usize) {
         self.buffer.copy_within(count..self.filled, 0);
         let left = self.filled - count;
-        self.buffer[left..self.filled].zeroize();
+        crate::sys::memory::wipe(&mut self.buffer[left..self.filled]);
         self.filled = left;
         self.searched = 0;
         if left == 0 && self.buffer.len() > FIRST_BUFFER {

@@ -158,7 +158,7 @@ async fn run(
         stopping: Cell::new(false),
         wake: Notify::new(),
         null: Rc::new(null.into()),
-        buffer: RefCell::new(vec![0; 64 * 1024]),
+        buffer: RefCell::new(vec![0; 256 * 1024]),
         next_session: Cell::new(0),
         slots: RefCell::default(),
         sessions: RefCell::default(),

@@ -5,9 +5,9 @@
 //! told which range it missed ([`Read::gap`]). Bytes are overwritten when they leave either buffer, also when a
 //! buffer grows; `Debug` prints lengths only.
 
+use crate::sys::memory::wipe;
 use std::collections::VecDeque;
 use std::fmt;
-use zeroize::Zeroize;
 
 /// Largest chunk of a ring, bytes; also the longest contiguous [`Read`].
 pub const CHUNK: usize = 64 * 1024;
@@ -44,13 +44,13 @@ impl Wiped {
         if needed <= self.bytes.capacity() && self.head >= self.len() {
             let left = self.len();
             self.bytes.copy_within(self.head.., 0);
-            self.bytes[left..].zeroize();
+            wipe(&mut self.bytes[left..]);
             self.bytes.truncate(left);
         } else {
             let capacity = needed.max((2 * self.bytes.capacity()).max(FIRST_ALLOCATION).min(limit));
             let mut larger = Vec::with_capacity(capacity);
             larger.extend_from_slice(self.as_slice());
-            self.bytes.zeroize();
+            wipe(&mut self.bytes);
             self.bytes = larger;
         }
         self.head = 0;
@@ -58,7 +58,7 @@ impl Wiped {
 
     fn consume(&mut self, count: usize) {
         let end = self.head + count.min(self.len());
-        self.bytes[self.head..end].zeroize();
+        wipe(&mut self.bytes[self.head..end]);
         self.head = end;
         if self.head == self.bytes.len() {
             self.bytes.clear();
@@ -70,14 +70,14 @@ impl Wiped {
     fn move_tail(&mut self, count: usize, to: &mut Self) {
         let from = self.bytes.len() - count.min(self.len());
         to.append(&self.bytes[from..], CHUNK);
-        self.bytes[from..].zeroize();
+        wipe(&mut self.bytes[from..]);
         self.bytes.truncate(from);
     }
 }
 
 impl Drop for Wiped {
     fn drop(&mut self) {
-        self.bytes.zeroize();
+        wipe(&mut self.bytes);
     }
 }
 

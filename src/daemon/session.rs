@@ -218,7 +218,12 @@ impl Session {
         }
         if self.life.get() == Life::Live {
             tracing::warn!(session = %self.id, "init is gone, ending the session");
+            self.life.set(Life::Ending);
             daemon.tell_launcher(&ToLauncher::Kill { session: self.number });
+            // Nobody is answered before the launcher has said that nothing of the session is left.
+            if !self.slot.wait_ended(KILL_BOUND).await {
+                tracing::error!(session = %self.id, "launcher did not confirm the end of the session");
+            }
             self.vanish(&daemon, Reason::Unknown);
         }
         self.changed.notify_waiters();

@@ -108,7 +108,7 @@ impl Init {
             };
             let end = received.length;
             let over = self.handle(&buffer[..end], received.descriptors);
-            zeroize::Zeroize::zeroize(&mut buffer[..end]);
+            crate::sys::memory::wipe(&mut buffer[..end]);
             if over {
                 return self.destroy();
             }

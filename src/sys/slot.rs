@@ -174,7 +174,7 @@ impl Slot {
     /// Overwrites the payload.
     pub fn wipe(&mut self, length: usize) {
         if let Some(payload) = self.payload(length) {
-            zeroize::Zeroize::zeroize(payload);
+            super::memory::wipe(payload);
         }
     }
 

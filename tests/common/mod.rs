@@ -438,3 +438,8 @@ pub fn bytes_of(data: &Value) -> Vec<u8> {
         other => panic!("encoding {other}"),
     }
 }
+
+/// How often something is tried: `few` times, or `full` where `TRL_TEST_FULL` is set (minutes, not seconds).
+pub fn times(few: usize, full: usize) -> usize {
+    if std::env::var_os("TRL_TEST_FULL").is_some() { full } else { few }
+}
