@@ -183,8 +183,10 @@ impl Launcher {
 
     /// Takes over what the kernel says of the launcher's children. `Ended` is said when nothing is left that an
     /// ended init may have left behind.
-    fn reap(&mut self) {
+    /// Yields how many zombies were taken that were no session's init.
+    fn reap(&mut self) -> u32 {
         let mut ended = Vec::new();
+        let mut zombies = 0u32;
         loop {
             match process::wait_any() {
                 process::Waited::Stopped(pid) => {
@@ -193,23 +195,30 @@ impl Launcher {
                 process::Waited::Ended(pid, status) => {
                     if let Some(session) = self.sessions.remove(&pid) {
                         ended.push((session, status));
+                    } else {
+                        zombies += 1;
                     }
                 }
                 process::Waited::Nothing | process::Waited::NoChild => break,
             }
         }
         if ended.is_empty() {
-            return;
+            return zombies;
         }
-        let strays = self.kill_strays();
+        let done = self.kill_strays();
+        if !done.complete {
+            // An end that is not proven is not told: whoever waits for it runs into its bound and says so.
+            return zombies;
+        }
         for (session, status) in ended {
-            let killed = session.killed.saturating_add(strays);
+            let killed = session.killed.saturating_add(done.killed);
             self.say(&FromLauncher::Ended { session: session.number, status, killed });
         }
+        zombies
     }
 
     /// Ends what descends from the launcher but from no living init.
-    fn kill_strays(&self) -> u32 {
+    fn kill_strays(&self) -> tree::Killed {
         let own = nix::unistd::getpid().as_raw();
         let inits = &self.sessions;
         let mut reap = || {
@@ -220,13 +229,13 @@ impl Launcher {
                 }
             }
         };
-        tree::kill_descendants(own, KILL_BOUND, &|pid| inits.contains_key(&pid), &mut reap).killed
+        tree::kill_descendants(own, KILL_BOUND, &|pid| inits.contains_key(&pid), &mut reap)
     }
 
     fn sweep(&mut self, mark: u64) {
-        self.reap();
+        let zombies = self.reap();
         let own = nix::unistd::getpid().as_raw();
-        let mut strays = self.kill_strays();
+        let mut strays = self.kill_strays().killed;
         let ours = tree::descendants(own, &|_| false);
         for pid in mark::all(mark).into_iter().filter(|pid| !ours.contains_key(pid)) {
             // Made since the walk, or truly lost: only what has no living init above it is ended.
@@ -238,7 +247,7 @@ impl Launcher {
                 strays += 1;
             }
         }
-        self.say(&FromLauncher::Swept { zombies: 0, strays });
+        self.say(&FromLauncher::Swept { zombies, strays });
     }
 
     /// The daemon is gone or out of its mind: ends everything.
