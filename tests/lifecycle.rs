@@ -4,7 +4,7 @@
 mod common;
 
 use common::{By, Client, Daemon, Home, is_root, marked, new_mark, pause, signal, within};
-use nix::sys::signal::Signal::SIGKILL;
+use nix::sys::signal::Signal::{SIGCONT, SIGKILL, SIGSTOP};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -291,4 +291,78 @@ fn a_session_of_another_user_does_not_exist() {
     assert!(theirs[3].contains("\"sessions\":[]"), "{theirs:?}");
     assert_eq!(theirs, ask("00000000-0000-4000-8000-000000000000"));
     assert_eq!(root.run(&session, "echo mine", json!({}))["stdout"], "mine\n");
+}
+
+/// Goes on with a stopped process when dropped, so that a failed test leaves none behind.
+struct Stopped(i32);
+
+impl Stopped {
+    fn new(pid: i32) -> Self {
+        signal(pid, SIGSTOP);
+        Self(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        signal(self.0, SIGCONT);
+    }
+}
+
+#[test]
+fn an_end_that_the_launcher_does_not_confirm_is_an_error_and_can_be_asked_for_again() {
+    for by in common::ways() {
+        let daemon = Home::new(*by).start(&["--max-sessions", "2"]);
+        let mut client = daemon.connect();
+        let mark = new_mark();
+        let (session, control) = (client.session(json!({"env": {"MARK": mark}})), client.session(json!({})));
+        client.start(&session, TRICK, json!({}));
+        assert!(within(Duration::from_secs(5), || marked(&mark).len() >= 5));
+        let destroy = json!({"session_id": session, "force": true});
+
+        let launcher = Stopped::new(daemon.launcher());
+        let begun = Instant::now();
+        let error = client.error("session.destroy", destroy.clone());
+        assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
+        assert_eq!(error["code"], "INTERNAL_ERROR", "{error}");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("not confirmed") && message.contains("again"), "{error}");
+        // It has its name and its place, and takes nothing but another attempt.
+        let info = client.ok("session.info", json!({"session_id": session}));
+        assert_eq!((&info["session_id"], &info["state"]), (&json!(session), &json!("running")));
+        let run = json!({"session_id": session, "command": "true"});
+        assert_eq!(client.call("exec.run", run)["ok"], false);
+        assert_eq!(client.code("session.create", json!({"policy": "l1"})), "MAX_SESSIONS_REACHED");
+        assert_eq!(client.run(&control, "echo on", json!({}))["stdout"], "on\n");
+        assert_eq!(client.code("session.destroy", destroy.clone()), "INTERNAL_ERROR");
+
+        drop(launcher);
+        let gone = client.ok("session.destroy", destroy.clone());
+        assert_eq!(gone["state"], "terminated", "{gone}");
+        assert_eq!((&gone["session_id"], &gone["escalated"]), (&json!(session), &json!(true)));
+        assert!(marked(&mark).is_empty());
+        assert_eq!(client.code("session.destroy", destroy), "SESSION_NOT_FOUND");
+        client.session(json!({}));
+    }
+}
+
+#[test]
+fn a_late_end_is_tried_again_without_being_asked_and_its_client_is_told() {
+    let daemon = Daemon::ordinary();
+    let mut client = daemon.connect();
+    let asked = client.session(json!({}));
+    let idle = client.session(json!({"idle_timeout_s": 1}));
+    let launcher = Stopped::new(daemon.launcher());
+    assert_eq!(client.code("session.destroy", json!({"session_id": asked, "force": true})), "INTERNAL_ERROR");
+    // The idle one is past its end by now; nobody asked for it, and it is not told to be over.
+    let info = client.ok("session.info", json!({"session_id": idle}));
+    assert_eq!(info["state"], "running", "{info}");
+    drop(launcher);
+    let none = || daemon.connect().ok("session.list", json!({}))["sessions"] == json!([]);
+    assert!(within(Duration::from_secs(8), none), "not tried again");
+    assert!(daemon.inits().is_empty());
+    // Who was told that the end is not proven is told, once, that it is.
+    let gone = client.ok("session.destroy", json!({"session_id": asked, "force": true}));
+    assert_eq!(gone["state"], "terminated");
+    assert_eq!(client.code("session.destroy", json!({"session_id": asked})), "SESSION_NOT_FOUND");
 }

@@ -3,11 +3,12 @@
 use super::Daemon;
 use super::config::KILL_BOUND;
 use super::dispatch::{Call, Reply, invalid};
+use super::ending::{Life, Slot};
 use super::exec::rfc3339;
 use super::idempotency::{Answer, Begun};
 use super::isolation::{self, Judged};
 use super::link::Link;
-use super::session::{Life, Session, Slot};
+use super::session::Session;
 use super::wire::types::CreateParams;
 use super::wire::{self, Code, Node, WireError};
 use crate::ids::SessionId;

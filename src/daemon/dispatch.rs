@@ -6,6 +6,7 @@ use super::exec::{Exec, Principal, Reason, rfc3339};
 use super::wire::types::{DestroyParams, ListParams, NoParams, PolicyShowParams, SessionParams};
 use super::wire::{self, Code, Id, Node, WireError};
 use super::{Daemon, create, exec_methods};
+use crate::ids::SessionId;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::rc::Rc;
@@ -152,11 +153,17 @@ pub fn unknown_method() -> WireError {
 }
 
 async fn destroy(call: &Call, params: DestroyParams) -> Result<Reply, WireError> {
-    let session = call.daemon.session(&call.principal, &params.session_id)?;
-    let force = params.force.unwrap_or(false);
-    let destroyed = session.destroy(&call.daemon, force, Reason::SessionDestroyed).await;
+    let id = SessionId::parse(&params.session_id);
+    let destroyed = match id.and_then(|id| call.daemon.late.take(&call.principal, id)) {
+        Some(destroyed) => destroyed,
+        None => {
+            let session = call.daemon.session(&call.principal, &params.session_id)?;
+            let force = params.force.unwrap_or(false);
+            session.destroy(&call.daemon, force, Reason::SessionDestroyed).await?
+        }
+    };
     Ok(Reply::Value(json!({
-        "session_id": session.id,
+        "session_id": id,
         "state": "terminated",
         "killed": destroyed.killed,
         "escalated": destroyed.escalated,

@@ -301,7 +301,8 @@ async fn cancel(call: &Call, params: &CancelParams) -> Result<Reply, WireError> 
             }
         };
         if timeout(KILL_BOUND, gone).await.is_err() {
-            call.daemon.kill_session(exec.session);
+            // The stronger means; where that is not proven either, the client is told so.
+            session.destroy(&call.daemon, true, Reason::Unknown).await?;
         }
     }
     Ok(Reply::Outcome(exec))

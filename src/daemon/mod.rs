@@ -9,6 +9,7 @@ pub mod config;
 mod connection;
 mod create;
 mod dispatch;
+mod ending;
 mod exec;
 mod exec_methods;
 mod follow;
@@ -27,9 +28,10 @@ use crate::ids::{ExecId, Incarnation, SessionId};
 use crate::launcher::protocol::{FromLauncher, ToLauncher, VERSION};
 use crate::secret::Environment;
 use config::{LIFETIME_BOUND, SWEEP_EVERY};
+use ending::{Late, Slot};
 use exec::{Exec, Principal, Reason};
 use link::Link;
-use session::{Session, Slot};
+use session::Session;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::OwnedFd;
@@ -69,6 +71,7 @@ pub struct Daemon {
     next_session: Cell<u64>,
     slots: RefCell<HashMap<u64, Rc<Slot>>>,
     sessions: RefCell<HashMap<SessionId, Rc<Session>>>,
+    late: Late,
     creating: RefCell<HashMap<Principal, usize>>,
     execs: RefCell<HashMap<ExecId, Rc<Exec>>>,
     ended: RefCell<VecDeque<Rc<Exec>>>,
@@ -87,11 +90,15 @@ impl Daemon {
         self.launcher.tell(message.encode());
     }
 
-    fn kill_session(&self, id: SessionId) {
+    fn kill_session(self: &Rc<Self>, id: SessionId) {
         let session = self.sessions.borrow().get(&id).cloned();
         if let Some(session) = session {
             self.tell_launcher(&ToLauncher::Kill { session: session.number });
-            session.vanish(self, Reason::Unknown);
+            let daemon = Rc::clone(self);
+            // An end that is not proven is logged and tried again there.
+            tokio::task::spawn_local(async move {
+                session.destroy(&daemon, true, Reason::Unknown).await.ok();
+            });
         }
     }
 }
@@ -162,6 +169,7 @@ async fn run(
         next_session: Cell::new(0),
         slots: RefCell::default(),
         sessions: RefCell::default(),
+        late: Late::default(),
         creating: RefCell::default(),
         execs: RefCell::default(),
         ended: RefCell::default(),

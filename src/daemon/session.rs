@@ -1,11 +1,12 @@
 //! One session: its init's socket, its environment, its execs.
 
 use super::Daemon;
-use super::config::{GRACE, KILL_BOUND};
-use super::exec::{Exec, Isolation, LeaderEnd, Principal, Reason, Stop, rfc3339};
+use super::config::KILL_BOUND;
+use super::ending::{Destroyed, Life, Slot};
+use super::exec::{Exec, Isolation, LeaderEnd, Principal, Reason, rfc3339};
 use super::link::Link;
 use crate::ids::SessionId;
-use crate::launcher::protocol::{FromInit, Stage, ToInit, ToLauncher};
+use crate::launcher::protocol::{FromInit, ToInit};
 use crate::secret::Environment;
 use serde_json::json;
 use std::cell::{Cell, RefCell};
@@ -14,55 +15,6 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
-
-/// What the launcher says of a session.
-#[derive(Default)]
-pub struct Slot {
-    /// Process id of the init.
-    pub pid: Cell<i32>,
-    /// Why none was made.
-    pub failed: Cell<Option<(Stage, i32)>>,
-    /// The init and all of its are reaped; how many the launcher killed.
-    pub ended: Cell<Option<u32>>,
-    /// Said at each change.
-    pub changed: Notify,
-}
-
-impl Slot {
-    /// Waits until `ended` or the bound; whether it is.
-    pub async fn wait_ended(&self, bound: Duration) -> bool {
-        let ended = async {
-            loop {
-                let changed = self.changed.notified();
-                if self.ended.get().is_some() {
-                    return;
-                }
-                changed.await;
-            }
-        };
-        timeout(bound, ended).await.is_ok()
-    }
-}
-
-/// Where a session is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Life {
-    /// Takes execs.
-    Live,
-    /// Is being destroyed.
-    Ending,
-    /// Nothing of it is left.
-    Gone,
-}
-
-/// What `session.destroy` found.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Destroyed {
-    /// Processes that were sent SIGKILL.
-    pub killed: u32,
-    /// Whether SIGTERM, or the init, was not enough.
-    pub escalated: bool,
-}
 
 /// One session.
 pub struct Session {
@@ -154,7 +106,9 @@ impl Session {
         match self.life.get() {
             Life::Live if self.running.get() > 0 => "running",
             Life::Live => "idle",
-            _ => "terminated",
+            // Something of it may live.
+            Life::Ending | Life::Unproven => "running",
+            Life::Gone => "terminated",
         }
     }
 
@@ -218,13 +172,9 @@ impl Session {
         }
         if self.life.get() == Life::Live {
             tracing::warn!(session = %self.id, "init is gone, ending the session");
-            self.life.set(Life::Ending);
-            daemon.tell_launcher(&ToLauncher::Kill { session: self.number });
-            // Nobody is answered before the launcher has said that nothing of the session is left.
-            if !self.slot.wait_ended(KILL_BOUND).await {
-                tracing::error!(session = %self.id, "launcher did not confirm the end of the session");
-            }
-            self.vanish(&daemon, Reason::Unknown);
+            // Nobody is answered before the launcher has said that nothing of the session is left; where it
+            // does not, that is logged there, and tried again.
+            self.destroy(&daemon, true, Reason::Unknown).await.ok();
         }
         self.changed.notify_waiters();
     }
@@ -319,56 +269,5 @@ impl Session {
         let answer = timeout(KILL_BOUND, receiver).await;
         self.signals.borrow_mut().remove(&request);
         answer.ok()?.ok()
-    }
-
-    async fn until(&self, bound: Duration, condition: impl Fn(&Self) -> bool) -> bool {
-        let wait = async {
-            loop {
-                let changed = self.changed.notified();
-                if condition(self) {
-                    return;
-                }
-                changed.await;
-            }
-        };
-        timeout(bound, wait).await.is_ok()
-    }
-
-    /// Ends the session; returns when nothing of it lives. A second call waits for the first.
-    pub async fn destroy(&self, daemon: &Daemon, force: bool, reason: Reason) -> Destroyed {
-        if self.life.get() != Life::Live {
-            self.until(4 * KILL_BOUND, |session| session.life.get() == Life::Gone).await;
-            return self.result.get();
-        }
-        self.life.set(Life::Ending);
-        let execs: Vec<_> = self.trees.borrow().values().cloned().collect();
-        for exec in &execs {
-            exec.stop(Stop { reason, signal: 0, grace: 4 * KILL_BOUND });
-        }
-        if !force && !execs.is_empty() {
-            self.link.tell(ToInit::Terminate.encode());
-            self.until(GRACE, |session| session.trees.borrow().is_empty()).await;
-        }
-        let mut escalated = false;
-        self.link.tell(ToInit::Destroy.encode());
-        if !self.slot.wait_ended(KILL_BOUND).await {
-            tracing::warn!(session = %self.id, "init did not end in time, the launcher ends it");
-            escalated = true;
-            daemon.tell_launcher(&ToLauncher::Kill { session: self.number });
-            if !self.slot.wait_ended(KILL_BOUND).await {
-                tracing::error!(session = %self.id, "launcher did not confirm the end of the session");
-            }
-        }
-        // The init's last word was sent before it ended, but may not have been read.
-        self.until(Duration::from_millis(100), |session| session.destroyed.get().is_some()).await;
-        let killed = self.destroyed.get().unwrap_or(0).saturating_add(self.slot.ended.get().unwrap_or(0));
-        let result = Destroyed { killed, escalated: escalated || (!force && killed > 0) };
-        self.result.set(result);
-        self.vanish(daemon, reason);
-        for exec in &execs {
-            exec.finished().await;
-        }
-        tracing::info!(session = %self.id, killed, "session destroyed");
-        result
     }
 }

@@ -1,8 +1,9 @@
 //! The books of all sessions and execs: who may see which, what is kept for how long, what is due.
 
 use super::config::{RETAINED_EXECS, RETENTION};
+use super::ending::Life;
 use super::exec::{Exec, Principal, Reason};
-use super::session::{Life, Session};
+use super::session::Session;
 use super::wire::{Code, WireError};
 use super::{Daemon, sweep};
 use crate::ids::{ExecId, SessionId};
@@ -157,7 +158,8 @@ impl Daemon {
         for session in sessions {
             let daemon = Rc::clone(self);
             ends.spawn_local(async move {
-                session.destroy(&daemon, false, Reason::DaemonShutdown).await;
+                // Logged there; the launcher ends what is left when this process is gone.
+                session.destroy(&daemon, false, Reason::DaemonShutdown).await.ok();
             });
         }
         while ends.join_next().await.is_some() {}
@@ -179,7 +181,8 @@ impl Daemon {
                 tracing::info!(session = %session.id, idle = now < dies_at, "session is at its end");
                 let daemon = Rc::clone(self);
                 tokio::task::spawn_local(async move {
-                    session.destroy(&daemon, false, Reason::SessionDestroyed).await;
+                    // Logged there, and tried again.
+                    session.destroy(&daemon, false, Reason::SessionDestroyed).await.ok();
                 });
             } else if dies_at - now < WARNING.min(session.ttl / 10) && !session.warned.replace(true) {
                 for exec in session.trees.borrow().values() {

@@ -35,6 +35,8 @@ struct Launcher {
     program: OwnedFd,
     mark: Option<u64>,
     sessions: BTreeMap<i32, Session>,
+    /// Sessions whose init was reaped (with its wait status), while it is not proven that nothing is left.
+    unproven: Vec<(Session, i32)>,
 }
 
 /// The program: reads its socket from descriptor 3; with [`protocol::PROBE_KEY`], is the process that evidence is read
@@ -74,7 +76,16 @@ fn start() -> io::Result<(Launcher, OwnedFd)> {
     nix::unistd::dup2_stdin(&null)?;
     nix::unistd::dup2_stdout(&null)?;
     let signals = process::signal_descriptor()?;
-    Ok((Launcher { control, program: program.into(), mark: None, sessions: BTreeMap::new() }, signals))
+    Ok((
+        Launcher {
+            control,
+            program: program.into(),
+            mark: None,
+            sessions: BTreeMap::new(),
+            unproven: Vec::new(),
+        },
+        signals,
+    ))
 }
 
 impl Launcher {
@@ -173,7 +184,8 @@ impl Launcher {
 
     fn kill(&mut self, session: u64) {
         let Some((pid, entry)) = self.sessions.iter_mut().find(|(_, entry)| entry.number == session) else {
-            return;
+            // Its init may be gone, and its end not proven.
+            return self.prove();
         };
         let pid = *pid;
         let done = tree::kill_descendants(pid, KILL_BOUND, &|_| false, &mut || {});
@@ -185,7 +197,7 @@ impl Launcher {
     /// ended init may have left behind.
     /// Yields how many zombies were taken that were no session's init.
     fn reap(&mut self) -> u32 {
-        let mut ended = Vec::new();
+        let known = self.unproven.len();
         let mut zombies = 0u32;
         loop {
             match process::wait_any() {
@@ -194,7 +206,7 @@ impl Launcher {
                 }
                 process::Waited::Ended(pid, status) => {
                     if let Some(session) = self.sessions.remove(&pid) {
-                        ended.push((session, status));
+                        self.unproven.push((session, status));
                     } else {
                         zombies += 1;
                     }
@@ -202,19 +214,28 @@ impl Launcher {
                 process::Waited::Nothing | process::Waited::NoChild => break,
             }
         }
-        if ended.is_empty() {
-            return zombies;
-        }
-        let done = self.kill_strays();
-        if !done.complete {
-            // An end that is not proven is not told: whoever waits for it runs into its bound and says so.
-            return zombies;
-        }
-        for (session, status) in ended {
-            let killed = session.killed.saturating_add(done.killed);
-            self.say(&FromLauncher::Ended { session: session.number, status, killed });
+        if self.unproven.len() > known {
+            self.prove();
         }
         zombies
+    }
+
+    /// Ends what ended inits left behind, then says `Ended`. An end that is not proven is not told: whoever waits
+    /// for it runs into its bound, says so, and asks again.
+    fn prove(&mut self) {
+        if self.unproven.is_empty() {
+            return;
+        }
+        let done = self.kill_strays();
+        for (session, _) in &mut self.unproven {
+            session.killed = session.killed.saturating_add(done.killed);
+        }
+        if !done.complete {
+            return;
+        }
+        for (session, status) in std::mem::take(&mut self.unproven) {
+            self.say(&FromLauncher::Ended { session: session.number, status, killed: session.killed });
+        }
     }
 
     /// Ends what descends from the launcher but from no living init.
@@ -234,6 +255,7 @@ impl Launcher {
 
     fn sweep(&mut self, mark: u64) {
         let zombies = self.reap();
+        self.prove();
         let own = nix::unistd::getpid().as_raw();
         let mut strays = self.kill_strays().killed;
         let ours = tree::descendants(own, &|_| false);
