@@ -18,6 +18,7 @@ fn plan() -> SessionPlan {
         working_dir: b"/".to_vec(),
         shell: b"/bin/sh".to_vec(),
         rlimits: vec![Rlimit { resource: libc::RLIMIT_CORE, soft: 0, hard: 0 }],
+        isolation: Default::default(),
     }
 }
 

@@ -75,12 +75,13 @@ impl Launcher {
             working_dir: b"/".to_vec(),
             shell: b"/bin/sh".to_vec(),
             rlimits: vec![Rlimit { resource: libc::RLIMIT_NOFILE, soft: 256, hard: 256 }],
+            isolation: Default::default(),
         }
     }
 
     fn create(&self, session: u64, plan: SessionPlan) -> (OwnedFd, FromLauncher) {
         let (ours, theirs) = socket::seqpacket_pair().unwrap();
-        self.say(&ToLauncher::Create { session, plan }, &[theirs.as_raw_fd()]);
+        self.say(&ToLauncher::Create { session, plan: Box::new(plan) }, &[theirs.as_raw_fd()]);
         (ours, self.next().unwrap())
     }
 

@@ -160,6 +160,7 @@ async fn admit(call: &Call, params: Node) -> Result<Value, WireError> {
         working_dir: absolute("working_dir", &working_dir)?,
         shell: absolute("shell", &shell)?,
         rlimits: policy.rlimits(),
+        isolation: Default::default(),
     };
     let place = Place::take(call)?;
     let (number, link, slot, judged) = launch(daemon, plan, &policy).await?;
@@ -253,7 +254,8 @@ async fn launch(
     let number = daemon.next_session.get();
     let slot = Rc::new(Slot::default());
     daemon.slots.borrow_mut().insert(number, Rc::clone(&slot));
-    let packet = Zeroizing::new(ToLauncher::Create { session: number, plan: plan.clone() }.encode());
+    let packet =
+        Zeroizing::new(ToLauncher::Create { session: number, plan: Box::new(plan.clone()) }.encode());
     if let Err(error) = daemon.launcher.send(vec![packet], vec![Rc::new(theirs)]) {
         daemon.slots.borrow_mut().remove(&number);
         return Err(WireError::new(Code::ResourcePressure, format!("launcher: {error}")));

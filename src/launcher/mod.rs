@@ -136,7 +136,7 @@ impl Launcher {
                 let Ok([control]) = <[OwnedFd; 1]>::try_from(descriptors) else {
                     return false;
                 };
-                self.create(session, plan, mark, control);
+                self.create(session, *plan, mark, control);
                 true
             }
             (ToLauncher::Kill { session }, Some(_)) => {

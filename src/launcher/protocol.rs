@@ -9,7 +9,7 @@
 //! Nothing here touches the system. A packet that does not decode to the last byte is [`DecodeError`], and
 //! whoever holds more privilege than its sender ends the conversation on it.
 
-use crate::plan::{Rlimit, SessionPlan};
+use crate::plan::{SessionPlan, codec};
 use std::collections::BTreeMap;
 
 /// Version of these messages; launcher and daemon must agree, so a half-upgraded pair refuses to start.
@@ -22,10 +22,7 @@ pub const MAX_PACKET: usize = 64 * 1024;
 pub const MAX_SPAWN_PAYLOAD: usize = 2 * 1024 * 1024 - 64 * 1024;
 /// Most strings in argv and environment together.
 pub const MAX_SPAWN_STRINGS: usize = 16 * 1024;
-/// Longest path, bytes, without its NUL (`PATH_MAX` is 4096 with it).
-pub const MAX_PATH: usize = 4095;
-/// Most rlimits in a plan.
-pub const MAX_RLIMITS: usize = 16;
+pub use crate::plan::codec::MAX_PATH;
 
 /// A packet that is not of this protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -120,7 +117,7 @@ pub enum ToLauncher {
         /// The daemon's number for it, never used twice.
         session: u64,
         /// What it will be.
-        plan: SessionPlan,
+        plan: Box<SessionPlan>,
     },
     /// End a session at once without asking its init; `Ended` follows.
     Kill {
@@ -327,12 +324,6 @@ impl Writer {
         self.0.extend_from_slice(&value.to_le_bytes());
         self
     }
-    fn path(self, bytes: &[u8]) -> Self {
-        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let mut this = self.u32(length);
-        this.0.extend_from_slice(bytes);
-        this
-    }
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -362,17 +353,6 @@ impl<'a> Reader<'a> {
     fn u64(&mut self) -> Result<u64, DecodeError> {
         self.take(8)?.try_into().map(u64::from_le_bytes).map_err(|_| DecodeError)
     }
-    fn path(&mut self) -> Result<Vec<u8>, DecodeError> {
-        let length = self.u32()? as usize;
-        if length > MAX_PATH {
-            return Err(DecodeError);
-        }
-        let bytes = self.take(length)?;
-        if bytes.contains(&0) {
-            return Err(DecodeError);
-        }
-        Ok(bytes.to_vec())
-    }
     fn end(self) -> Result<(), DecodeError> {
         if self.0.is_empty() { Ok(()) } else { Err(DecodeError) }
     }
@@ -385,21 +365,9 @@ impl ToLauncher {
         match self {
             Self::Hello { version, mark } => Writer::new(1).u32(*version).u64(*mark).0,
             Self::Create { session, plan } => {
-                let mut writer = Writer::new(2)
-                    .u64(*session)
-                    .u32(plan.uid)
-                    .u32(plan.gid)
-                    .u64(plan.mark)
-                    .u32(plan.umask)
-                    .u32(plan.nproc)
-                    .u8(u8::from(plan.no_new_privileges))
-                    .path(&plan.working_dir)
-                    .path(&plan.shell)
-                    .u32(u32::try_from(plan.rlimits.len()).unwrap_or(u32::MAX));
-                for limit in &plan.rlimits {
-                    writer = writer.u32(limit.resource).u64(limit.soft).u64(limit.hard);
-                }
-                writer.0
+                let mut packet = Writer::new(2).u64(*session).0;
+                codec::encode(plan, &mut packet);
+                packet
             }
             Self::Kill { session } => Writer::new(3).u64(*session).0,
             Self::Sweep => Writer::new(4).0,
@@ -419,29 +387,8 @@ impl ToLauncher {
             1 => Self::Hello { version: reader.u32()?, mark: reader.u64()? },
             2 => {
                 let session = reader.u64()?;
-                let mut plan = SessionPlan {
-                    uid: reader.u32()?,
-                    gid: reader.u32()?,
-                    mark: reader.u64()?,
-                    umask: reader.u32()?,
-                    nproc: reader.u32()?,
-                    no_new_privileges: reader.flag()?,
-                    working_dir: reader.path()?,
-                    shell: reader.path()?,
-                    rlimits: Vec::new(),
-                };
-                let count = reader.u32()? as usize;
-                if count > MAX_RLIMITS {
-                    return Err(DecodeError);
-                }
-                for _ in 0..count {
-                    plan.rlimits.push(Rlimit {
-                        resource: reader.u32()?,
-                        soft: reader.u64()?,
-                        hard: reader.u64()?,
-                    });
-                }
-                Self::Create { session, plan }
+                let plan = codec::decode(std::mem::take(&mut reader.0)).ok_or(DecodeError)?;
+                Self::Create { session, plan: Box::new(plan) }
             }
             3 => Self::Kill { session: reader.u64()? },
             4 => Self::Sweep,
@@ -751,6 +698,7 @@ pub fn spawn_packets(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::{Isolation, Rlimit};
 
     #[test]
     fn every_message_survives_its_own_packet() {
@@ -764,10 +712,11 @@ mod tests {
             working_dir: b"/w".to_vec(),
             shell: b"/bin/sh".to_vec(),
             rlimits: vec![Rlimit { resource: 1, soft: 2, hard: 3 }],
+            isolation: Isolation::default(),
         };
         for message in [
             ToLauncher::Hello { version: VERSION, mark: 9 },
-            ToLauncher::Create { session: 7, plan },
+            ToLauncher::Create { session: 7, plan: Box::new(plan) },
             ToLauncher::Kill { session: 1 },
             ToLauncher::Sweep,
         ] {
