@@ -3,6 +3,7 @@
 //! (process group, descriptors, rlimits, working directory, environment).
 
 pub mod capabilities;
+pub mod root;
 
 use crate::launcher::protocol::Stage;
 use crate::plan::SessionPlan;

@@ -4,6 +4,7 @@ pub mod clone;
 pub mod environ;
 pub mod mark;
 pub mod memory;
+pub mod mount;
 pub mod process;
 pub mod raw;
 pub mod slot;
