@@ -8,6 +8,7 @@
 //! session without its init's help. End-of-file from the daemon ends everything.
 
 pub mod init;
+pub mod probe;
 pub mod protocol;
 
 use crate::plan::SessionPlan;

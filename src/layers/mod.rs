@@ -3,6 +3,10 @@
 //! (process group, descriptors, rlimits, working directory, environment).
 
 pub mod capabilities;
+pub mod keyring;
+pub mod landlock;
+pub mod nested;
+pub mod network;
 pub mod root;
 
 use crate::launcher::protocol::Stage;

@@ -2,9 +2,11 @@
 
 pub mod clone;
 pub mod environ;
+pub mod keyring;
 pub mod mark;
 pub mod memory;
 pub mod mount;
+pub mod net;
 pub mod process;
 pub mod raw;
 pub mod slot;

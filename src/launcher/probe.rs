@@ -1,0 +1,1 @@
+//! The process that evidence is read from.

@@ -1,0 +1,1 @@
+//! A session keyring of its own.

@@ -1,0 +1,1 @@
+//! Landlock: what paths, ports and peers a session reaches.

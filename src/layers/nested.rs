@@ -1,0 +1,1 @@
+//! How many namespaces a session can make within its own.

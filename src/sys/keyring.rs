@@ -1,0 +1,1 @@
+//! Keyrings: `keyctl(2)`.

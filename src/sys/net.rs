@@ -1,0 +1,1 @@
+//! Network interfaces: `ioctl(2)` on a socket.
