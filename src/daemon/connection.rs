@@ -17,6 +17,11 @@ use zeroize::Zeroizing;
 
 /// First size of the line buffer.
 const FIRST_BUFFER: usize = 16 * 1024;
+/// Most lines that are taken, and most bytes of them, before everybody else has a turn.
+const TURN_LINES: usize = 16;
+const TURN_BYTES: usize = 64 * 1024;
+/// Most blank lines in a row; some clients send a few to keep a connection alive.
+const MAX_BLANK: usize = 1024;
 /// How often a half-closed connection is looked at.
 const HALF_CLOSED: Duration = Duration::from_millis(100);
 /// How long a client that is turned away is listened to.
@@ -246,63 +251,95 @@ fn admit(daemon: &Rc<Daemon>, socket: UnixStream) {
     });
 }
 
-/// A buffer that is wiped whenever a part of it is given up.
+/// A buffer of which every part is wiped when it is given up.
 struct Lines {
     buffer: Zeroizing<Vec<u8>>,
+    /// Where the first line that was not taken begins.
+    start: usize,
     filled: usize,
     searched: usize,
 }
 
 impl Lines {
-    /// Room to read into; grows up to a line's bound.
+    fn new() -> Self {
+        Self { buffer: Zeroizing::new(vec![0; FIRST_BUFFER]), start: 0, filled: 0, searched: 0 }
+    }
+
+    /// Bytes that were read and not taken.
+    fn pending(&self) -> usize {
+        self.filled - self.start
+    }
+
+    /// Room to read into, behind what is left; grows up to a line's bound.
     fn room(&mut self) -> &mut [u8] {
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.filled, 0);
+            let left = self.pending();
+            crate::sys::memory::wipe(&mut self.buffer[left..self.filled]);
+            self.searched -= self.start;
+            (self.start, self.filled) = (0, left);
+        }
         if self.filled == self.buffer.len() {
             let size = (self.buffer.len() * 2).min(MAX_LINE + 1);
             let mut larger = Zeroizing::new(vec![0; size]);
             larger[..self.filled].copy_from_slice(&self.buffer[..self.filled]);
             self.buffer = larger;
+        } else if self.filled == 0 && self.buffer.len() > FIRST_BUFFER {
+            *self = Self::new();
         }
         &mut self.buffer[self.filled..]
     }
 
-    /// Where the first line ends.
-    fn end(&mut self) -> Option<usize> {
+    /// Length of the first line, if all of it is there.
+    fn first(&mut self) -> Option<usize> {
         let found = self.buffer[self.searched..self.filled].iter().position(|byte| *byte == b'\n');
-        let end = found.map(|index| self.searched + index);
-        self.searched = end.unwrap_or(self.filled);
-        end
+        self.searched += found.unwrap_or(self.filled - self.searched);
+        found.map(|_| self.searched - self.start)
     }
 
-    fn remove(&mut self, count: usize) {
-        self.buffer.copy_within(count..self.filled, 0);
-        let left = self.filled - count;
-        crate::sys::memory::wipe(&mut self.buffer[left..self.filled]);
-        self.filled = left;
-        self.searched = 0;
-        if left == 0 && self.buffer.len() > FIRST_BUFFER {
-            self.buffer = Zeroizing::new(vec![0; FIRST_BUFFER]);
-        }
+    /// Gives up a line of that length and what ended it.
+    fn take(&mut self, length: usize) {
+        let end = self.start + length + 1;
+        crate::sys::memory::wipe(&mut self.buffer[self.start..end]);
+        self.start = end;
+        self.searched = end;
     }
 }
 
 async fn read(daemon: &Rc<Daemon>, outbox: &Rc<Outbox>, principal: &Principal) {
-    let mut lines = Lines { buffer: Zeroizing::new(vec![0; FIRST_BUFFER]), filled: 0, searched: 0 };
+    let mut lines = Lines::new();
+    let mut blank = 0;
     loop {
-        while let Some(end) = lines.end() {
-            if end > MAX_LINE {
+        // Neither a queue with room nor a socket with data ever waits: without these turns a flood is all that runs.
+        let mut turn = (0, 0);
+        while let Some(length) = lines.first() {
+            if length > MAX_LINE {
                 break;
             }
-            take_line(daemon, outbox, principal, &lines.buffer[..end]);
-            lines.remove(end + 1);
+            let line = &lines.buffer[lines.start..lines.start + length];
+            if line.iter().all(u8::is_ascii_whitespace) {
+                blank += 1;
+            } else {
+                blank = 0;
+                take_line(daemon, outbox, principal, line);
+            }
+            lines.take(length);
+            if blank > MAX_BLANK {
+                let message = format!("more than {MAX_BLANK} blank lines in a row");
+                return farewell(outbox, &mut lines, Code::InvalidParams, message).await;
+            }
             outbox.room().await;
+            turn = (turn.0 + 1, turn.1 + length);
+            if turn.0 >= TURN_LINES || turn.1 >= TURN_BYTES {
+                turn = (0, 0);
+                tokio::task::yield_now().await;
+            }
         }
-        if lines.filled > MAX_LINE {
-            let error =
-                WireError::new(Code::RequestTooLarge, format!("a request is at most {MAX_LINE} bytes"));
-            outbox.send(wire::encode_error(&Id::Null, false, &error));
-            tokio::time::timeout(FAREWELL, dismiss(outbox, &mut lines)).await.ok();
-            return;
+        if lines.pending() > MAX_LINE {
+            let message = format!("a request is at most {MAX_LINE} bytes");
+            return farewell(outbox, &mut lines, Code::RequestTooLarge, message).await;
         }
+        tokio::task::yield_now().await;
         if outbox.socket.readable().await.is_err() {
             return;
         }
@@ -313,6 +350,12 @@ async fn read(daemon: &Rc<Daemon>, outbox: &Rc<Outbox>, principal: &Principal) {
             Err(_) => return,
         }
     }
+}
+
+/// Says why the connection ends, to no request in particular.
+async fn farewell(outbox: &Outbox, lines: &mut Lines, code: Code, message: String) {
+    outbox.send(wire::encode_error(&Id::Null, false, &WireError::new(code, message)));
+    tokio::time::timeout(FAREWELL, dismiss(outbox, lines)).await.ok();
 }
 
 /// Says end-of-file, and reads away what still comes: a close with unread bytes would take the answer with it.
@@ -332,7 +375,7 @@ async fn dismiss(outbox: &Outbox, lines: &mut Lines) {
         }
         match outbox.socket.try_read(&mut lines.buffer) {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Ok(1..) => {}
+            Ok(1..) => tokio::task::yield_now().await,
             _ => return,
         }
     }
@@ -358,9 +401,6 @@ async fn half_closed(outbox: &Outbox) {
 
 fn take_line(daemon: &Rc<Daemon>, outbox: &Rc<Outbox>, principal: &Principal, line: &[u8]) {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    if line.iter().all(u8::is_ascii_whitespace) {
-        return;
-    }
     let request = match wire::decode(line) {
         Ok(request) => request,
         Err(bad) => return outbox.send(wire::encode_error(&bad.id, bad.rpc, &bad.error)),
