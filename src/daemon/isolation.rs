@@ -1,4 +1,5 @@
-//! Policies as the daemon uses them, and the isolation report of each, made once per policy digest.
+//! Policies as the daemon uses them, and the isolation report of each, made once per policy and
+//! working directory.
 //!
 //! Evidence comes from a probe: the launcher's own program, started in a session exactly as a command is, and
 //! looked at from outside while it waits for its stdin to close.
@@ -16,6 +17,9 @@ use crate::secret::Secret;
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::rc::Rc;
 use tokio::time::timeout;
 
@@ -30,9 +34,19 @@ pub struct Judged {
     pub json: Rc<Value>,
 }
 
-/// Reports by policy digest.
+/// Most reports that are kept.
+const MAX_CACHED: usize = 256;
+
+/// Reports by what the evidence depends on: the policy's digest, and the working directory that was seen. All
+/// else of a plan is the same for the daemon's life.
 #[derive(Default)]
-pub struct Cache(RefCell<HashMap<String, Judged>>);
+pub struct Cache(RefCell<HashMap<(String, PathBuf), Judged>>);
+
+/// The session's working directory without links, as far as the daemon can tell.
+fn working_dir(plan: &SessionPlan) -> PathBuf {
+    let planned = PathBuf::from(OsStr::from_bytes(&plan.working_dir));
+    std::fs::canonicalize(&planned).unwrap_or(planned)
+}
 
 /// The policy of that name under the operator's limits.
 ///
@@ -82,7 +96,8 @@ pub async fn judge(
     policy: &Policy,
 ) -> Result<Judged, WireError> {
     let digest = policy.digest();
-    let known = daemon.isolation.0.borrow().get(&digest).cloned();
+    let key = (digest.clone(), working_dir(plan));
+    let known = daemon.isolation.0.borrow().get(&key).cloned();
     let judged = match known {
         Some(judged) => judged,
         None => {
@@ -92,10 +107,16 @@ pub async fn judge(
             )?;
             let json = serde_json::to_value(&report).unwrap_or_default();
             let verdict = if report.verdict == Verdict::Enforced { "enforced" } else { "degraded" };
-            let isolation =
-                Rc::new(Isolation { verdict, policy: policy.name.clone(), digest: digest.clone() });
+            let isolation = Rc::new(Isolation { verdict, policy: policy.name.clone(), digest });
             let judged = Judged { isolation, report: Rc::new(report), json: Rc::new(json) };
-            daemon.isolation.0.borrow_mut().insert(digest, judged.clone());
+            // What falls short may hold the next time.
+            if judged.report.short().next().is_none() {
+                let mut cache = daemon.isolation.0.borrow_mut();
+                if cache.len() >= MAX_CACHED {
+                    cache.clear();
+                }
+                cache.insert(key, judged.clone());
+            }
             judged
         }
     };
