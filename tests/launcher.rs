@@ -40,17 +40,19 @@ impl Launcher {
     fn start(name: &str) -> Self {
         use std::os::unix::process::CommandExt;
         let (ours, theirs) = socket::seqpacket_pair().unwrap();
+        let mark = mark::of_instance(&PathBuf::from(format!("{name}-{}", std::process::id())));
+        let own = nix::unistd::geteuid().as_raw();
+        let uid = if own == 0 { 1_900_000_700 } else { own };
         // A shell moves the socket to descriptor 3: `Command` can only place 0 to 2.
         let child = std::process::Command::new("/bin/sh")
-            .args(["-c", "exec \"$0\" 3<&0 0</dev/null"])
+            .args(["-c", "exec \"$0\" \"$@\" 3<&0 0</dev/null"])
             .arg(env!("CARGO_BIN_EXE_trl-launcher"))
+            .args([u64::from(uid), u64::from(uid), mark].map(|bound| bound.to_string()))
             .stdin(theirs)
             .process_group(0)
             .spawn()
             .unwrap();
-        let mark = mark::of_instance(&PathBuf::from(format!("{name}-{}", std::process::id())));
-        let own = nix::unistd::geteuid().as_raw();
-        let launcher = Self { control: ours, child, mark, uid: if own == 0 { 1_900_000_700 } else { own } };
+        let launcher = Self { control: ours, child, mark, uid };
         launcher.say(&ToLauncher::Hello { version: VERSION, mark }, &[]);
         assert!(matches!(launcher.next(), Some(FromLauncher::Ready { orphans_left: 0, .. })));
         launcher
@@ -253,6 +255,9 @@ fn a_hostile_daemon_gets_no_session_as_root_and_no_second_hello() {
     for plan in [
         SessionPlan { uid: 0, ..launcher.plan() },
         SessionPlan { gid: 0, ..launcher.plan() },
+        SessionPlan { uid: launcher.uid ^ 1, ..launcher.plan() },
+        SessionPlan { gid: 42, ..launcher.plan() },
+        SessionPlan { no_new_privileges: false, ..launcher.plan() },
         SessionPlan { mark: launcher.mark ^ 1, ..launcher.plan() },
     ] {
         let (_socket, answer) = launcher.create(1, plan);

@@ -93,7 +93,11 @@ pub fn boot(args: &BootArgs, place: Place) -> Result<Booted, Failure> {
             directory.hand_to(account)?;
         }
     }
-    let (launcher, _pid) = sys::spawn::launcher()?;
+    let mark = sys::mark::of_instance(&socket);
+    // Said while this process is still whoever started it: the launcher holds the daemon to it ever after.
+    let bounds = [u64::from(account.uid.as_raw()), u64::from(account.gid.as_raw()), mark]
+        .map(|bound| bound.to_string());
+    let (launcher, _pid) = sys::spawn::launcher(&bounds)?;
     if as_root {
         if args.allow_root {
             tracing::warn!("the daemon keeps root, as --allow-root says; sessions do not");
@@ -109,7 +113,7 @@ pub fn boot(args: &BootArgs, place: Place) -> Result<Booted, Failure> {
     };
     Ok(Booted {
         listener,
-        mark: sys::mark::of_instance(&socket),
+        mark,
         socket,
         launcher,
         runtime_env,

@@ -7,12 +7,14 @@
 //! It is a subreaper: what an init leaves behind when it is killed lands here and is ended here. It can end a
 //! session without its init's help. End-of-file from the daemon ends everything.
 
+pub mod ceiling;
 pub mod init;
 pub mod probe;
 pub mod protocol;
 
 use crate::plan::SessionPlan;
 use crate::sys::{clone, mark, process, socket, tree};
+use ceiling::Ceiling;
 use protocol::{FromLauncher, MAX_PACKET, Stage, ToLauncher, VERSION};
 use std::collections::BTreeMap;
 use std::io;
@@ -34,6 +36,7 @@ struct Session {
 struct Launcher {
     control: OwnedFd,
     program: OwnedFd,
+    ceiling: Ceiling,
     mark: Option<u64>,
     sessions: BTreeMap<i32, Session>,
     /// Sessions whose init was reaped (with its wait status), while it is not proven that nothing is left.
@@ -64,6 +67,9 @@ fn probe() -> i32 {
 }
 
 fn start() -> io::Result<(Launcher, OwnedFd)> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let ceiling =
+        Ceiling::parse(&arguments).ok_or_else(|| io::Error::other("expected the arguments UID GID MARK"))?;
     let control = process::inherited(3)?;
     process::close_from(4)?;
     process::set_name(c"trl-launcher");
@@ -71,6 +77,10 @@ fn start() -> io::Result<(Launcher, OwnedFd)> {
     process::set_not_dumpable()?;
     crate::layers::capabilities::keep_launchers()
         .map_err(|set| io::Error::other(format!("dropping capabilities of the {set} set failed")))?;
+    if nix::unistd::geteuid().is_root() {
+        // Whoever has something to lose gains nothing by executing: a plan without it is refused besides.
+        process::set_no_new_privileges()?;
+    }
     let program = std::fs::File::open("/proc/self/exe")?;
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
     // Inits are forked from here, and 0 to 2 must be taken in them, by nothing of the daemon's.
@@ -81,6 +91,7 @@ fn start() -> io::Result<(Launcher, OwnedFd)> {
         Launcher {
             control,
             program: program.into(),
+            ceiling,
             mark: None,
             sessions: BTreeMap::new(),
             unproven: Vec::new(),
@@ -127,17 +138,19 @@ impl Launcher {
     /// Carries out one message; false for one that is out of phase.
     fn handle(&mut self, message: ToLauncher, descriptors: Vec<OwnedFd>) -> bool {
         match (message, self.mark) {
-            (ToLauncher::Hello { version, mark }, None) if version == VERSION && mark::is_mark(mark) => {
+            (ToLauncher::Hello { version, mark }, None)
+                if version == VERSION && self.ceiling.is_mark(mark) =>
+            {
                 self.mark = Some(mark);
-                let (orphans_found, orphans_left) = tree::kill_marked(mark, ORPHAN_BOUND);
+                let (orphans_found, orphans_left) = tree::kill_marked(mark, self.ceiling.uid(), ORPHAN_BOUND);
                 self.say(&FromLauncher::Ready { orphans_found, orphans_left });
                 true
             }
-            (ToLauncher::Create { session, plan }, Some(mark)) => {
+            (ToLauncher::Create { session, plan }, Some(_)) => {
                 let Ok([control]) = <[OwnedFd; 1]>::try_from(descriptors) else {
                     return false;
                 };
-                self.create(session, *plan, mark, control);
+                self.create(session, *plan, control);
                 true
             }
             (ToLauncher::Kill { session }, Some(_)) => {
@@ -152,10 +165,9 @@ impl Launcher {
         }
     }
 
-    fn create(&mut self, session: u64, plan: SessionPlan, mark: u64, control: OwnedFd) {
+    fn create(&mut self, session: u64, plan: SessionPlan, control: OwnedFd) {
         let known = self.sessions.values().any(|other| other.number == session);
-        if known || plan.mark != mark || plan.uid == 0 || plan.gid == 0 || self.sessions.len() >= MAX_SESSIONS
-        {
+        if known || !self.ceiling.allows(&plan) || self.sessions.len() >= MAX_SESSIONS {
             let refused = FromLauncher::CreateFailed { session, stage: Stage::Plan, errno: libc::EPERM };
             return self.say(&refused);
         }
@@ -265,6 +277,7 @@ impl Launcher {
             if let Ok(handle) = process::pidfd_open(pid)
                 && !tree::descends_from(pid, own)
                 && mark::of_process(pid) == Some(mark)
+                && tree::owner(pid) == Some(self.ceiling.uid())
                 && process::pidfd_signal(&handle, libc::SIGKILL).is_ok()
             {
                 strays += 1;
@@ -279,7 +292,7 @@ impl Launcher {
         let done = tree::kill_descendants(own, KILL_BOUND, &|_| false, &mut || {
             while matches!(process::wait_any(), process::Waited::Ended(..)) {}
         });
-        let left = self.mark.map_or((0, 0), |mark| tree::kill_marked(mark, KILL_BOUND));
+        let left = self.mark.map_or((0, 0), |mark| tree::kill_marked(mark, self.ceiling.uid(), KILL_BOUND));
         i32::from(!done.complete || left.1 > 0)
     }
 }

@@ -87,3 +87,21 @@ pub fn fork_single_threaded() -> Result<i32, i32> {
         pid => Ok(pid),
     }
 }
+
+/// `clone(2)` as a fork into new namespaces, of a process that has one thread: `flags` are `CLONE_NEW*` and
+/// `CLONE_PARENT`. 0 in the child.
+///
+/// libc's idea of the thread's id is stale in the child, so it must not use libc's threads; nothing here does.
+///
+/// # Errors
+/// The kernel's errno, or `EBUSY` where the caller has more than one thread.
+pub fn fork_into(flags: u32) -> Result<i32, i32> {
+    if super::proc::numbers("self/task").map_or(0, |threads| threads.len()) != 1 {
+        return Err(libc::EBUSY);
+    }
+    let flags = flags as usize | libc::SIGCHLD as usize;
+    // SAFETY: without CLONE_VM the child has a copy of everything, its stack included, and no other thread can
+    // hold a lock at this moment.
+    let pid = unsafe { super::raw::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    if pid < 0 { Err(-pid as i32) } else { Ok(pid as i32) }
+}

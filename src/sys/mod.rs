@@ -7,6 +7,7 @@ pub mod mark;
 pub mod memory;
 pub mod mount;
 pub mod net;
+pub mod proc;
 pub mod process;
 pub mod raw;
 pub mod slot;

@@ -206,3 +206,36 @@ pub fn keep_two(first: OwnedFd, second: OwnedFd) -> io::Result<(OwnedFd, OwnedFd
         Ok((OwnedFd::from_raw_fd(a), OwnedFd::from_raw_fd(b)))
     }
 }
+
+/// Whether this process may be traced and its `/proc` entries read by its own user. A process whose id maps
+/// another one writes must be so until they are written.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_dumpable(dumpable: bool) -> io::Result<()> {
+    prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(dumpable))
+}
+
+/// `setfsuid(2)`: whose rights count for opening files, without touching capabilities beyond those for files.
+pub fn set_file_user(uid: u32) {
+    // SAFETY: takes a number and cannot fail in a way that matters: the open that follows does.
+    unsafe { libc::setfsuid(uid) };
+}
+
+/// Waits until `descriptor` can be read; whether it can within `bound`.
+#[must_use]
+pub fn readable_within(descriptor: &OwnedFd, bound: std::time::Duration) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+    let deadline = std::time::Instant::now() + bound;
+    loop {
+        let left = deadline.saturating_duration_since(std::time::Instant::now()).as_millis();
+        let timeout =
+            PollTimeout::try_from(u32::try_from(left).unwrap_or(u32::MAX / 4)).unwrap_or(PollTimeout::ZERO);
+        match poll(&mut [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)], timeout) {
+            Err(nix::errno::Errno::EINTR) if left > 0 => {}
+            Ok(count) => return count > 0,
+            Err(_) => return false,
+        }
+    }
+}

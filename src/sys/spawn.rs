@@ -8,9 +8,11 @@ use std::os::unix::ffi::OsStrExt;
 
 /// Starts `trl-launcher`, which stands beside this program; yields the socket to it and its process id.
 ///
+/// `bounds` become its arguments: what it may do whatever the daemon says later.
+///
 /// # Errors
 /// Which step failed, on what, and why.
-pub fn launcher() -> Result<(OwnedFd, i32), SysError> {
+pub fn launcher(bounds: &[String]) -> Result<(OwnedFd, i32), SysError> {
     let own = std::env::current_exe().map_err(|error| SysError::new("readlink", "/proc/self/exe", &error))?;
     let path = own.with_file_name("trl-launcher");
     let shown = path.display().to_string();
@@ -19,7 +21,12 @@ pub fn launcher() -> Result<(OwnedFd, i32), SysError> {
     let (ours, theirs) =
         socket::seqpacket_pair().map_err(|error| SysError::new("socketpair", "seqpacket", &error))?;
     let argument = c"trl-launcher";
-    let argv = [argument.as_ptr().cast_mut(), std::ptr::null_mut()];
+    let bounds: Vec<CString> = bounds.iter().filter_map(|bound| CString::new(bound.as_str()).ok()).collect();
+    let argv: Vec<*mut libc::c_char> = std::iter::once(argument.as_ptr())
+        .chain(bounds.iter().map(|bound| bound.as_ptr()))
+        .map(<*const _>::cast_mut)
+        .chain([std::ptr::null_mut()])
+        .collect();
     let environment: [*mut libc::c_char; 1] = [std::ptr::null_mut()];
     let mut pid = 0;
     // SAFETY: the file actions are initialised before use and destroyed after; all strings and arrays outlive

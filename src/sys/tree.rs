@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// State letter and parent of a process, from `/proc/<pid>/stat`.
 fn state_and_parent(pid: i32) -> Option<(u8, i32)> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = super::proc::read(&format!("{pid}/stat")).ok()?;
     let after = stat.iter().rposition(|byte| *byte == b')')?;
     let rest = std::str::from_utf8(stat.get(after + 2..)?).ok()?;
     let mut fields = rest.split(' ');
@@ -26,11 +26,9 @@ pub fn is_alive(pid: i32) -> bool {
 }
 
 fn children(pid: i32, into: &mut Vec<i32>) {
-    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
-        return;
-    };
-    for task in tasks.flatten() {
-        if let Ok(list) = std::fs::read_to_string(task.path().join("children")) {
+    for task in super::proc::numbers(&format!("{pid}/task")).unwrap_or_default() {
+        if let Ok(list) = super::proc::read(&format!("{pid}/task/{task}/children")) {
+            let list = String::from_utf8_lossy(&list);
             into.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
         }
     }
@@ -140,16 +138,26 @@ pub fn kill_descendants(
     }
 }
 
-/// Ends every process with `mark`; yields how many there were and how many are left after `bound`.
-pub fn kill_marked(mark: u64, bound: Duration) -> (u32, u32) {
+/// The real user of a process.
+#[must_use]
+pub fn owner(pid: i32) -> Option<u32> {
+    let status = super::proc::read(&format!("{pid}/status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
+    status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// Ends every process of user `uid` with `mark`; yields how many there were and how many are left after `bound`.
+pub fn kill_marked(mark: u64, uid: u32, bound: Duration) -> (u32, u32) {
     let deadline = Instant::now() + bound;
     let mut seen = HashSet::new();
     loop {
-        let found = super::mark::all(mark);
+        let mut found = super::mark::all(mark);
+        found.retain(|pid| owner(*pid) == Some(uid));
         for signal in [libc::SIGSTOP, libc::SIGKILL] {
             for pid in &found {
                 if let Ok(handle) = process::pidfd_open(*pid)
                     && super::mark::of_process(*pid) == Some(mark)
+                    && owner(*pid) == Some(uid)
                 {
                     seen.insert(*pid);
                     // It may have ended in between, which is what is wanted.
