@@ -5,8 +5,8 @@
 //!    └─(timeout, cancel, …)─► terminating ─(grace)─► killing ─(tree gone)─┘
 //! ```
 //!
-//! A command that ends within a millisecond costs one wake-up: its pipes are not watched before that, they are
-//! read when its end is said.
+//! A short command costs one wake-up: its pipes are not watched, they are read when its end is said. One that
+//! lives longer is looked at once, and watched as soon as it has written anything, or after a while anyhow.
 
 use super::Daemon;
 use super::config::KILL_BOUND;
@@ -26,8 +26,10 @@ use tokio::io::unix::AsyncFd;
 const QUIET: Duration = Duration::from_millis(50);
 /// and so long at most.
 const DRAIN: Duration = Duration::from_millis(250);
-/// Before that no pipe is watched, unless somebody follows.
-const UNWATCHED: Duration = Duration::from_millis(1);
+/// When the pipes of what nobody follows are looked at first; if it has written, they are watched from then on.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+/// When they are watched anyhow. Watching costs four system calls and more wake-ups than a short command is worth.
+const UNWATCHED: Duration = Duration::from_millis(8);
 /// Most bytes read of one stream before others have their turn.
 const BATCH: usize = 256 * 1024;
 /// A pipe that gave so much at once was full (its default size, `pipe(7)`),
@@ -154,6 +156,7 @@ struct Actor {
     paused: [bool; 2],
     widened: [bool; 2],
     watch: bool,
+    looked: bool,
 }
 
 /// Runs the exec to its end.
@@ -172,6 +175,7 @@ pub async fn run(daemon: Rc<Daemon>, exec: Rc<Exec>, stdin: Tap, output: [Tap; 2
         paused: [false; 2],
         widened: [false; 2],
         watch,
+        looked: false,
     };
     actor.feed();
     actor.serve().await;
@@ -199,13 +203,24 @@ impl Actor {
                 () = out.readable(), if !out_paused => {}
                 () = err.readable(), if !err_paused => {}
                 () = self.stdin.writable(), if wants_write => {}
-                () = tokio::time::sleep_until(next.into()) => self.watch = true,
+                () = tokio::time::sleep_until(next.into()) => self.look(),
             }
             self.feed();
             if self.watch && self.read() {
                 // Followers have their turn before the next part comes.
                 tokio::task::yield_now().await;
             }
+        }
+    }
+
+    /// A deadline has passed.
+    fn look(&mut self) {
+        if !self.watch && !self.looked {
+            self.looked = true;
+            let closed = self.output.iter().filter(|tap| tap.is_closed()).count();
+            self.watch = self.read() || self.output.iter().filter(|tap| tap.is_closed()).count() > closed;
+        } else {
+            self.watch = true;
         }
     }
 
@@ -218,7 +233,11 @@ impl Actor {
             Phase::Terminating { until } | Phase::Killing { until } => until,
             Phase::Draining { since } => (self.active.max(since) + QUIET).min(since + DRAIN),
         };
-        if self.watch { next } else { next.min(self.exec.started + UNWATCHED) }
+        match (self.watch, self.looked) {
+            (true, _) => next,
+            (false, false) => next.min(self.exec.started + FIRST_LOOK),
+            (false, true) => next.min(self.exec.started + UNWATCHED),
+        }
     }
 
     /// Takes in what has happened; whether the exec has ended.

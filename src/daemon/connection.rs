@@ -63,13 +63,18 @@ impl Outbox {
     }
 
     /// Sends a line: at once where nothing waits before it.
-    pub fn send(&self, line: Vec<u8>) {
+    pub fn send(&self, mut line: Vec<u8>) {
+        self.send_from(&mut line);
+    }
+
+    /// Likewise; where all of it went at once, the emptied allocation stays with the caller.
+    pub fn send_from(&self, line: &mut Vec<u8>) {
         if self.closed.get() {
-            return;
+            return line.clear();
         }
         let mut sent = 0;
         if self.bytes.get() == 0 {
-            match self.socket.try_write(&line) {
+            match self.socket.try_write(line) {
                 Ok(length) => sent = length,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                 Err(_) => return self.close(),
@@ -80,9 +85,10 @@ impl Outbox {
                 self.sent_of_first.set(sent);
             }
             self.bytes.set(self.bytes.get() + line.len() - sent);
-            self.queue.borrow_mut().push_back(line);
+            self.queue.borrow_mut().push_back(std::mem::take(line));
             self.filled.notify_one();
         }
+        line.clear();
     }
 
     fn close(&self) {

@@ -39,6 +39,7 @@ pub async fn follow(call: &Call, exec: &Rc<Exec>, mut cursors: [u64; 2]) -> Resu
     // Only a snapshot may begin with a gap: what is lost later, was lost to a reader that was too slow.
     let mut fresh = [true; 2];
     let mut warned = None;
+    let mut line = Vec::new();
     loop {
         let changed = exec.changed.notified();
         if let Some(at) = exec.expiring.get()
@@ -50,7 +51,7 @@ pub async fn follow(call: &Call, exec: &Rc<Exec>, mut cursors: [u64; 2]) -> Resu
         }
         let mut idle = true;
         for index in 0..2 {
-            idle &= !step(call, exec, index, &mut cursors, &mut fresh).await?;
+            idle &= !step(call, exec, index, &mut cursors, &mut fresh, &mut line).await?;
         }
         if call.outbox.is_closed() {
             return Ok(());
@@ -77,10 +78,11 @@ async fn step(
     index: usize,
     cursors: &mut [u64; 2],
     fresh: &mut [bool; 2],
+    line: &mut Vec<u8>,
 ) -> Result<bool, WireError> {
     call.outbox.room().await;
     let ended = exec.has_ended();
-    let (gap, line, next) = {
+    let (gap, next) = {
         let rings = exec.output.borrow();
         let ring = &rings[index];
         if cursors[index] >= ring.end() {
@@ -102,7 +104,7 @@ async fn step(
                 bytes = &bytes[..whole];
             }
         }
-        let line = call.id.as_ref().filter(|_| !bytes.is_empty()).map(|id| {
+        if let Some(id) = call.id.as_ref().filter(|_| !bytes.is_empty()) {
             let (data, encoding) = encode_bytes(bytes);
             let output = Output {
                 exec_id: exec.id,
@@ -111,9 +113,11 @@ async fn step(
                 data: &data,
                 encoding,
             };
-            super::wire::encode_event(id, call.rpc, "output", &output)
-        });
-        (read.gap, line, read.offset + bytes.len() as u64)
+            // A quarter more for what is escaped: growing would copy all of it.
+            line.reserve(data.len() + data.len() / 4 + 256);
+            super::wire::encode_event_into(line, id, call.rpc, "output", &output);
+        }
+        (read.gap, read.offset + bytes.len() as u64)
     };
     let moved = next > cursors[index];
     cursors[index] = next;
@@ -121,8 +125,8 @@ async fn step(
         let data = json!({"exec_id": exec.id, "stream": STREAMS[index], "from": from, "to": to});
         call.event("gap", &data).await;
     }
-    if let Some(line) = line {
-        call.outbox.send(line);
+    if !line.is_empty() {
+        call.outbox.send_from(line);
     }
     fresh[index] = false;
     if moved {

@@ -104,6 +104,8 @@ pub struct Ring {
     capacity: usize,
     /// With the absolute offset of the first byte that is left in each.
     chunks: VecDeque<(u64, Wiped)>,
+    /// The allocation of a whole chunk that was dropped, wiped: a full ring goes round without allocating.
+    spare: Wiped,
     retained: usize,
     end: u64,
     closed: bool,
@@ -113,7 +115,14 @@ impl Ring {
     /// An empty ring that retains up to `capacity` bytes.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self { capacity, chunks: VecDeque::new(), retained: 0, end: 0, closed: false }
+        Self {
+            capacity,
+            chunks: VecDeque::new(),
+            spare: Wiped::default(),
+            retained: 0,
+            end: 0,
+            closed: false,
+        }
     }
 
     /// Appends and drops the oldest beyond the capacity. Ignored once closed.
@@ -139,8 +148,10 @@ impl Ring {
 
     /// Adds a chunk, which takes the incomplete character at the end of the one before over; its room.
     fn add_chunk(&mut self) -> usize {
-        let mut next = Wiped::default();
+        let mut next = std::mem::take(&mut self.spare);
         if let Some((_, last)) = self.chunks.back_mut() {
+            // What filled one chunk will fill another: no growing from small.
+            next.bytes.reserve_exact(CHUNK);
             let tail = incomplete_tail(last.as_slice());
             if tail < last.len() {
                 last.move_tail(tail, &mut next);
@@ -177,10 +188,13 @@ impl Ring {
             *offset += now as u64;
             count -= now;
             self.retained -= now;
-            if now == first.len() {
-                self.chunks.pop_front();
-            } else {
-                first.consume(now);
+            first.consume(now);
+            if first.len() == 0
+                && let Some((_, emptied)) = self.chunks.pop_front()
+                && emptied.bytes.capacity() >= CHUNK
+                && !self.closed
+            {
+                self.spare = emptied;
             }
         }
     }
@@ -224,6 +238,7 @@ impl Ring {
     /// Nothing more will come.
     pub fn close(&mut self) {
         self.closed = true;
+        self.spare = Wiped::default();
     }
 
     /// Whether nothing more will come.

@@ -177,22 +177,40 @@ pub fn encode_error(id: &Id, rpc: bool, error: &WireError) -> Vec<u8> {
 
 /// One event of a request that streams. For JSON-RPC, `data` must be an object: the id is added to it.
 pub fn encode_event(id: &Id, rpc: bool, name: &str, data: &impl Serialize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(128);
+    encode_event_into(&mut bytes, id, rpc, name, data);
+    bytes
+}
+
+/// Likewise, at the end of `bytes`: for who sends many and keeps the allocation.
+pub fn encode_event_into(bytes: &mut Vec<u8>, id: &Id, rpc: bool, name: &str, data: &impl Serialize) {
     #[derive(Serialize)]
     struct Plain<'a, T> {
         id: &'a Id,
         event: &'a str,
         data: &'a T,
     }
+    let start = bytes.len();
     let encoded = match rpc {
-        false => line(&Plain { id, event: name, data }),
+        false => serde_json::to_writer(&mut *bytes, &Plain { id, event: name, data }),
         true => serde_json::to_value(data).and_then(|mut params| {
             if let Value::Object(map) = &mut params {
                 map.insert("id".to_owned(), json!(id));
             }
-            line(&json!({ "jsonrpc": "2.0", "method": format!("trl/{name}"), "params": params }))
+            let method = format!("trl/{name}");
+            serde_json::to_writer(
+                &mut *bytes,
+                &json!({ "jsonrpc": "2.0", "method": method, "params": params }),
+            )
         }),
     };
-    encoded.unwrap_or_else(|_| unencodable(id, rpc))
+    match encoded {
+        Ok(()) => bytes.push(b'\n'),
+        Err(_) => {
+            bytes.truncate(start);
+            bytes.extend_from_slice(&unencodable(id, rpc));
+        }
+    }
 }
 
 fn line(message: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {

@@ -11,7 +11,9 @@ mod node;
 pub mod text;
 pub mod types;
 
-pub use envelope::{BadRequest, Id, Request, decode, encode_error, encode_event, encode_ok};
+pub use envelope::{
+    BadRequest, Id, Request, decode, encode_error, encode_event, encode_event_into, encode_ok,
+};
 pub use error::{Code, WireError};
 pub use node::{MAX_DEPTH, Node};
 
