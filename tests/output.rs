@@ -224,21 +224,11 @@ fn rss(pid: i32) -> u64 {
     line.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-#[test]
-fn a_reader_that_reads_nothing_costs_little_and_is_cut_off() {
-    let daemon = Daemon::ordinary();
-    let mut client = daemon.connect();
-    let session = client.session(json!({}));
-    client.run(&session, "true", json!({}));
-    let before = rss(daemon.pid());
-    let mut stuck = daemon.connect();
-    let id = stuck.send(
-        "exec.stream",
-        json!({"session_id": session, "command": "yes", "timeout_s": 60, "on_disconnect": "kill"}),
-    );
+/// Asks a daemon on and on while somebody's `yes` floods it: it answers, and does not grow.
+fn assert_steady(daemon: &Daemon, client: &mut common::Client, before: u64) {
     let begun = Instant::now();
     let mut most = 0;
-    while begun.elapsed() < Duration::from_secs(5) {
+    while begun.elapsed() < Duration::from_secs(common::times(5, 30) as u64) {
         let asked = Instant::now();
         client.ok("system.ping", json!({}));
         assert!(asked.elapsed() < Duration::from_secs(1), "others wait");
@@ -246,7 +236,46 @@ fn a_reader_that_reads_nothing_costs_little_and_is_cut_off() {
         pause(50);
     }
     let growth = most.saturating_sub(before);
+    println!("resident: {before} bytes before, {growth} more at most");
     assert!(growth < 16 * 1024 * 1024, "grew by {growth} bytes");
+}
+
+#[test]
+fn output_that_nobody_reads_costs_little() {
+    for by in common::ways() {
+        let daemon = Home::new(*by).start(&[]);
+        let mut client = daemon.connect();
+        let session = client.session(json!({}));
+        client.run(&session, "true", json!({}));
+        let before = rss(daemon.pid());
+        let exec = client.start(&session, "yes", json!({"timeout_s": 60}));
+        assert_steady(&daemon, &mut client, before);
+        let outcome = client.ok("exec.cancel", json!({"exec_id": exec, "grace_s": 1}));
+        let total = outcome["output"]["stdout"]["total_bytes"].as_u64().unwrap();
+        let kept = outcome["stdout"].as_str().unwrap().len() as u64;
+        assert!(total > 100 * 1024 * 1024, "the program was held up: {total} bytes");
+        assert_eq!(outcome["output"]["stdout"]["dropped_bytes"].as_u64().unwrap() + kept, total);
+        assert!(kept > 4_000_000 && kept <= 4 << 20, "{kept} kept");
+    }
+}
+
+#[test]
+fn a_reader_that_is_stuck_costs_little_and_is_cut_off() {
+    for by in common::ways() {
+        stuck_reader(*by);
+    }
+}
+
+fn stuck_reader(by: By) {
+    let daemon = Home::new(by).start(&[]);
+    let mut client = daemon.connect();
+    let session = client.session(json!({}));
+    client.run(&session, "true", json!({}));
+    let before = rss(daemon.pid());
+    let mut stuck = daemon.connect();
+    let exec = client.start(&session, "yes", json!({"timeout_s": 60}));
+    let id = stuck.send("exec.attach", json!({"exec_id": exec}));
+    assert_steady(&daemon, &mut client, before);
     // What it finds when it reads at last: a cut with the offsets to go on from, or a gap that is told.
     let (mut told, mut at) = (false, 0);
     for _ in 0..100_000 {
@@ -309,4 +338,35 @@ fn a_run_that_yields_is_still_running_and_can_be_waited_for() {
     assert_eq!((&outcome["exit_code"], &outcome["stdout"]), (&json!(9), &json!("got\n")));
     let unknown = json!({"exec_id": "00000000-0000-4000-8000-000000000000"});
     assert_eq!(client.code("exec.wait", unknown), "EXEC_NOT_FOUND");
+}
+
+#[test]
+fn a_character_longer_than_what_is_asked_for_comes_whole() {
+    let daemon = Daemon::ordinary();
+    let mut client = daemon.connect();
+    let session = client.session(json!({}));
+    let exec = client.start(
+        &session,
+        "printf 'a\\342\\202\\254b\\303\\251'; sleep 0.5; printf '\\342\\202'",
+        json!({}),
+    );
+    let read = |client: &mut common::Client, offset: u64| {
+        let params =
+            json!({"exec_id": exec, "stream": "stdout", "offset": offset, "max_bytes": 2, "wait_ms": 3000});
+        client.ok("exec.read", params)
+    };
+    // Never more than was asked for but for a first character, and none in two.
+    for (offset, text, next) in [(0, "a", 1), (1, "€", 4), (4, "b", 5), (5, "é", 7)] {
+        let part = read(&mut client, offset);
+        assert_eq!((&part["data"], &part["encoding"]), (&json!(text), &json!("utf-8")), "{part}");
+        assert_eq!((&part["next_offset"], &part["ended"]), (&json!(next), &json!(false)), "{part}");
+    }
+    client.ok("exec.wait", json!({"exec_id": exec, "timeout_s": 10}));
+    // What never became a character comes as bytes once nothing more can come.
+    let rest = read(&mut client, 7);
+    assert_eq!(bytes_of(&rest), b"\xe2\x82", "{rest}");
+    assert_eq!(
+        (&rest["encoding"], &rest["next_offset"], &rest["ended"]),
+        (&json!("base64"), &json!(9), &json!(true))
+    );
 }

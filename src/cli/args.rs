@@ -83,6 +83,15 @@ pub struct ServeArgs {
     /// Sessions at once, in total and for one principal.
     #[arg(long, env = "TRL_MAX_SESSIONS", hide_env_values = true, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=16384))]
     pub max_sessions: u32,
+    /// Requests a second of one principal.
+    #[arg(long, env = "TRL_MAX_REQUESTS_PER_S", hide_env_values = true, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_requests_per_s: u32,
+    /// Output kept in total and for one principal, bytes; for tests of what goes first.
+    #[arg(long, hide = true, value_parser = clap::value_parser!(u64).range(4096..=(16 << 30)))]
+    pub retained_output_bytes: Option<u64>,
+    /// Seconds between two looks for what slipped through; for tests.
+    #[arg(long, hide = true, default_value_t = 60.0, value_parser = seconds)]
+    pub sweep_every_s: f64,
     /// Seconds that a command may take if nobody says otherwise.
     #[arg(long, env = "TRL_DEFAULT_TIMEOUT_S", hide_env_values = true, default_value_t = 60.0, value_parser = seconds)]
     pub default_timeout_s: f64,

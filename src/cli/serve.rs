@@ -49,7 +49,13 @@ pub fn host(booted: Booted, config: Config, ready: impl FnOnce() + 'static) -> R
 fn config(args: &ServeArgs, booted: &Booted) -> Config {
     let limits = ChildLimits::default();
     let max_sessions = args.max_sessions as usize;
+    let retained = args.retained_output_bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    let defaults = Config::default();
     Config {
+        max_requests_per_s: args.max_requests_per_s,
+        retained_per_principal: retained.unwrap_or(defaults.retained_per_principal),
+        retained_total: retained.unwrap_or(defaults.retained_total),
+        sweep_every: Duration::from_secs_f64(args.sweep_every_s),
         max_sessions,
         max_sessions_per_principal: max_sessions,
         default_timeout: Duration::from_secs_f64(args.default_timeout_s),
@@ -67,7 +73,7 @@ fn config(args: &ServeArgs, booted: &Booted) -> Config {
         peer_is_session: peer_check(),
         // Beside the socket: hashes of idempotency keys, so that one from before a restart is known for one.
         state_dir: booted.socket.parent().filter(|_| booted.owns_socket).map(Path::to_path_buf),
-        ..Config::default()
+        ..defaults
     }
 }
 

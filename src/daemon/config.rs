@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Most requests a second of one principal, and most at once after a pause. Above what one thread answers with
+/// commands behind it (some 14,000 a second), below what would keep it from everybody else.
+pub const MAX_REQUESTS_PER_S: u32 = 20_000;
 /// Most requests of one connection that are under way at once.
 pub const MAX_IN_FLIGHT: usize = 128;
 /// Longest request line, bytes.
@@ -52,6 +55,8 @@ pub struct Config {
     pub max_sessions: usize,
     /// Most sessions of one principal.
     pub max_sessions_per_principal: usize,
+    /// Most requests a second of one principal.
+    pub max_requests_per_s: u32,
     /// Timeout of a command whose session says none.
     pub default_timeout: Duration,
     /// Output kept of one stream, bytes; also the most that a client may ask for.
@@ -66,6 +71,8 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// How long a session may live.
     pub ttl: Duration,
+    /// How often the launcher looks for what slipped through.
+    pub sweep_every: Duration,
     /// Limits of commands.
     pub child: ChildLimits,
     /// Working directory of a session that names none.
@@ -87,6 +94,7 @@ impl Default for Config {
         Self {
             max_sessions: 64,
             max_sessions_per_principal: 64,
+            max_requests_per_s: MAX_REQUESTS_PER_S,
             default_timeout: Duration::from_secs(60),
             max_output_bytes: 4 * 1024 * 1024,
             retained_per_principal: 64 * 1024 * 1024,
@@ -94,6 +102,7 @@ impl Default for Config {
             default_policy: "l1".into(),
             idle_timeout: Duration::from_secs(3600),
             ttl: Duration::from_secs(86_400),
+            sweep_every: SWEEP_EVERY,
             child: ChildLimits::default(),
             working_dir: PathBuf::from("/"),
             uid: nix::unistd::getuid().as_raw(),

@@ -10,6 +10,7 @@ use crate::ids::SessionId;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::rc::Rc;
+use std::time::Instant;
 
 /// Most sessions in one answer of `session.list`.
 const MAX_LIST: u64 = 1000;
@@ -99,6 +100,7 @@ async fn route(call: &Call, method: &str, params: Node) -> Result<Reply, WireErr
     if call.daemon.stopping.get() {
         return Err(WireError::new(Code::ShuttingDown, "the daemon stops"));
     }
+    call.daemon.rates.admit(&call.principal, Instant::now())?;
     match method {
         "exec.run" | "exec.start" | "exec.stream" => exec_methods::start(call, method, params).await,
         "session.create" => create::create(call, params).await,
@@ -231,6 +233,7 @@ fn info(daemon: &Daemon) -> Value {
             "max_sessions_per_principal": config.max_sessions_per_principal,
             "max_running_execs": config::MAX_RUNNING_EXECS,
             "max_connections": config::MAX_CONNECTIONS,
+            "max_requests_per_s": config.max_requests_per_s,
             "max_in_flight": MAX_IN_FLIGHT,
             "max_request_bytes": MAX_LINE,
             "max_stdin_bytes": MAX_STDIN,

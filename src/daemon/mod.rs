@@ -17,6 +17,7 @@ mod idempotency;
 mod isolation;
 mod link;
 pub mod output;
+mod rate;
 mod session;
 mod sessions;
 mod start;
@@ -27,7 +28,7 @@ pub use config::{ChildLimits, Config};
 use crate::ids::{ExecId, Incarnation, SessionId};
 use crate::launcher::protocol::{FromLauncher, ToLauncher, VERSION};
 use crate::secret::Environment;
-use config::{LIFETIME_BOUND, SWEEP_EVERY};
+use config::LIFETIME_BOUND;
 use ending::{Late, Slot};
 use exec::{Exec, Principal, Reason};
 use link::Link;
@@ -81,6 +82,7 @@ pub struct Daemon {
     commands: Cell<u64>,
     connections: Cell<usize>,
     next_connection: Cell<u64>,
+    rates: rate::Rates,
     isolation: isolation::Cache,
     idempotency: idempotency::Keys,
 }
@@ -154,6 +156,7 @@ async fn run(
     let stop = config.stop.take();
     let incarnation = Incarnation::random();
     let idempotency = idempotency::Keys::open(config.state_dir.as_deref());
+    let rates = rate::Rates::new(config.max_requests_per_s);
     let daemon = Rc::new(Daemon {
         config,
         runtime_env,
@@ -179,6 +182,7 @@ async fn run(
         commands: Cell::new(0),
         connections: Cell::new(0),
         next_connection: Cell::new(0),
+        rates,
         isolation: isolation::Cache::default(),
         idempotency,
     });
@@ -279,7 +283,7 @@ async fn listen_to_launcher(daemon: Rc<Daemon>) {
 /// Asks the launcher, at times, to look for what slipped through.
 async fn sweep(daemon: &Daemon) {
     loop {
-        tokio::time::sleep(SWEEP_EVERY).await;
+        tokio::time::sleep(daemon.config.sweep_every).await;
         daemon.tell_launcher(&ToLauncher::Sweep);
     }
 }

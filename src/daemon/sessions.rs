@@ -71,7 +71,10 @@ impl Daemon {
             }
         }
         if self.ended.borrow().len() > MAX_ENDED {
-            self.expire_oldest(None);
+            let oldest = self.ended.borrow().front().map(|exec| exec.id);
+            if let Some(oldest) = oldest {
+                self.expire(oldest);
+            }
         }
     }
 
@@ -92,6 +95,7 @@ impl Daemon {
         }
     }
 
+    /// Gives up the oldest ended exec that keeps output; whether there was one.
     fn expire_oldest(&self, principal: Option<&Principal>) -> bool {
         let oldest = self
             .ended
@@ -100,7 +104,6 @@ impl Daemon {
             .find(|exec| {
                 principal.is_none_or(|principal| exec.principal == *principal) && exec.accounted.get() > 0
             })
-            .or(self.ended.borrow().front().filter(|_| principal.is_none()))
             .map(|exec| exec.id);
         oldest.map(|id| self.expire(id)).is_some()
     }
@@ -123,17 +126,19 @@ impl Daemon {
         let now = exec.retained();
         exec.accounted.set(now);
         self.retained_total.set(self.retained_total.get() + now);
-        let own = {
-            let mut retained = self.retained.borrow_mut();
-            let own = retained.entry(Rc::clone(&exec.principal)).or_insert(0);
-            *own += now;
-            *own
-        };
-        if own > self.config.retained_per_principal && !self.expire_oldest(Some(&exec.principal)) {
-            self.shrink(exec);
+        *self.retained.borrow_mut().entry(Rc::clone(&exec.principal)).or_insert(0) += now;
+        let own = || self.retained.borrow().get(&exec.principal).copied().unwrap_or(0);
+        while own() > self.config.retained_per_principal {
+            if !self.expire_oldest(Some(&exec.principal)) {
+                self.shrink(exec);
+                break;
+            }
         }
-        if self.retained_total.get() > self.config.retained_total && !self.expire_oldest(None) {
-            self.shrink(exec);
+        while self.retained_total.get() > self.config.retained_total {
+            if !self.expire_oldest(None) {
+                self.shrink(exec);
+                break;
+            }
         }
     }
 
@@ -167,6 +172,7 @@ impl Daemon {
 
     fn tick(self: &Rc<Self>) {
         let now = Instant::now();
+        self.rates.tidy(now);
         let sessions: Vec<_> = self.sessions.borrow().values().cloned().collect();
         for session in sessions {
             if session.life.get() != Life::Live {

@@ -129,6 +129,19 @@ impl Home {
         }
         command
     }
+    /// A shell in the place of `trl`, which gets the next argument as `$0`.
+    pub fn shell(&self, script: &str) -> Command {
+        let like = self.trl(&[]);
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).current_dir("/").env_clear();
+        for (name, value) in like.get_envs() {
+            command.env(name, value.unwrap());
+        }
+        if self.by == By::Ordinary && is_root() {
+            command.uid(ORDINARY_UID).gid(ORDINARY_UID);
+        }
+        command
+    }
     /// `trl serve` on this home's socket.
     pub fn serve(&self, arguments: &[&str]) -> Command {
         let mut command = self.trl(&["serve", "--socket"]);
@@ -141,7 +154,11 @@ impl Home {
     }
     /// Starts the daemon and waits until it is ready.
     pub fn start(self: &Arc<Self>, arguments: &[&str]) -> Daemon {
-        let mut child = self.serve(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        self.start_command(self.serve(arguments))
+    }
+    /// Starts a command of [`Self::serve`] that was changed, and waits until it is ready.
+    pub fn start_command(self: &Arc<Self>, mut command: Command) -> Daemon {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = child.stderr.take().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let into = Arc::clone(&log);
