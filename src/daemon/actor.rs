@@ -30,6 +30,9 @@ const DRAIN: Duration = Duration::from_millis(250);
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 /// When they are watched anyhow. Watching costs four system calls and more wake-ups than a short command is worth.
 const UNWATCHED: Duration = Duration::from_millis(8);
+/// RLIMIT_CPU counts whole ticks, stolen ones too, and `getrusage(2)` what really ran: by so much, an eighth, the
+/// latter may be short of the limit that was met.
+const CPU_SLACK: u64 = 8;
 /// Most bytes read of one stream before others have their turn.
 const BATCH: usize = 256 * 1024;
 /// A pipe that gave so much at once was full (its default size, `pipe(7)`),
@@ -440,8 +443,9 @@ impl Actor {
                 exit_code = 128 + libc::WTERMSIG(usage.status);
                 if reason == Reason::Exited {
                     let cpu_us = usage.user_us + usage.system_us;
+                    let limit_us = exec.rules.cpu_seconds.saturating_mul(1_000_000);
                     let limited = matches!(signal, Some(libc::SIGXCPU | libc::SIGKILL))
-                        && cpu_us >= exec.rules.cpu_seconds.saturating_mul(1_000_000);
+                        && cpu_us >= limit_us - limit_us / CPU_SLACK;
                     reason = if limited { Reason::CpuLimit } else { Reason::Signaled };
                 }
             } else {
