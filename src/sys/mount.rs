@@ -149,6 +149,19 @@ pub fn attach(tree: impl AsFd, target: impl AsFd) -> io::Result<()> {
     check(done).map(drop)
 }
 
+/// Attaches a detached mount on top of an entry of a directory, which is not followed if it is a link.
+///
+/// # Errors
+/// `ENOENT` where there is no such entry; the kernel's.
+pub fn attach_at(tree: impl AsFd, directory: impl AsFd, name: &CStr) -> io::Result<()> {
+    let (tree, directory) = (tree.as_fd().as_raw_fd(), directory.as_fd().as_raw_fd());
+    let flags = libc::MOVE_MOUNT_F_EMPTY_PATH;
+    // SAFETY: live descriptors, NUL-terminated strings, a number.
+    let done =
+        unsafe { libc::syscall(libc::SYS_move_mount, tree, c"".as_ptr(), directory, name.as_ptr(), flags) };
+    check(done).map(drop)
+}
+
 fn set_attributes(mount: BorrowedFd<'_>, flags: Flags, extent: Extent) -> io::Result<()> {
     let attributes = libc::mount_attr { attr_set: flags.0, attr_clr: 0, propagation: 0, userns_fd: 0 };
     let how = libc::AT_EMPTY_PATH as libc::c_uint | extent.flag();
@@ -216,12 +229,12 @@ pub fn bind(source: impl AsFd, target: impl AsFd, flags: Flags, extent: Extent) 
     }
 }
 
-/// Mounts what `source` refers to on `target` too, with the flags that its mount has.
+/// A detached copy of what `source` refers to, with the flags that its mount has.
 ///
 /// # Errors
 /// The kernel's.
-pub fn repeat(source: impl AsFd, target: impl AsFd) -> io::Result<()> {
-    attach(clone_tree(source.as_fd(), Extent::One)?, target)
+pub fn copy(source: impl AsFd) -> io::Result<OwnedFd> {
+    clone_tree(source.as_fd(), Extent::One)
 }
 
 /// Nothing that is mounted here is seen elsewhere, nor the other way round.

@@ -5,8 +5,8 @@ use super::{During, Fault};
 use crate::sys::mount::{self, Extent, Flags, Setup};
 use nix::errno::Errno;
 use nix::sys::stat::FileStat;
-use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::ffi::{CString, OsStr};
+use std::os::fd::OwnedFd;
 
 /// Files that read as empty: addresses and layout of the kernel, its memory, keys of all users, the host's
 /// hardware, and triggers.
@@ -76,10 +76,10 @@ fn fresh(processes_only: bool) -> std::io::Result<OwnedFd> {
 
 /// Mounts `blank` over an entry, if there is one, and looks whether it is there (CVE-2025-31133).
 fn mask(procfs: &OwnedFd, name: &'static str, blank: &OwnedFd, wanted: &FileStat) -> Result<(), Fault> {
-    let place = match place::open_below(procfs.as_fd(), OsStr::new(name)) {
-        Err(Errno::ENOENT) => return Ok(()),
-        found => found.during(name)?,
-    };
-    mount::repeat(blank, place).during(name)?;
+    let entry = CString::new(name).map_err(|_| Fault::new(name, libc::EINVAL))?;
+    match mount::attach_at(mount::copy(blank).during(name)?, procfs, &entry) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
+        done => done.during(name)?,
+    }
     if place::is_same(procfs, name, wanted)? { Ok(()) } else { Err(Fault::new(name, libc::EXDEV)) }
 }

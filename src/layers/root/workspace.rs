@@ -138,7 +138,7 @@ fn protect(
             }
             let found = place::open_below(&at, name).during("open the entry")?;
             let blank = if absent == Kind::Directory { &site.blank.directory } else { &site.blank.file };
-            mount::repeat(blank, found).during("mask an entry")
+            mount::copy(blank).and_then(|copy| mount::attach(copy, found)).during("mask an entry")
         }
         found => {
             let found = found.during("open the entry")?;
