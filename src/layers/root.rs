@@ -6,8 +6,9 @@
 //! and mounts go from descriptor to descriptor. What is mounted is looked at again where a swap was once an attack
 //! (CVE-2025-31133, CVE-2025-52881: masks of `/proc`; CVE-2025-52565: devices).
 //!
-//! The new root, and what it is made with, is stacked on `/` itself, the one directory that is everywhere. A lookup
-//! of `/` starts below that stack, so the host's files stay reachable until the pivot; then all of it goes at once.
+//! The new root is stacked on `/` itself, the one directory that is everywhere: a lookup of `/` starts below, so the
+//! host's files stay reachable until the pivot. What it is made with is attached to [`WORKBENCH`], so that it goes
+//! with the old root: each unmounting waits for the kernel's readers, which is most of a root's time on a busy host.
 //!
 //! What this is not: a read-only bind keeps nobody from connecting to a socket below it, and leaves locks and file
 //! events shared with the host; [`Fill::View`] keeps those apart.
@@ -33,6 +34,8 @@ use tmpfs::Tmpfs;
 const ROOT_SIZE: u64 = 16 * 1024 * 1024;
 /// Of the root's tmpfs.
 const ROOT_INODES: u64 = 4096;
+/// A directory that every host has and nobody gives to a session; where one has it not, `/` does.
+const WORKBENCH: &str = "/dev/pts";
 /// Largest file that is copied, bytes.
 const MAX_COPY: u64 = 1024 * 1024;
 
@@ -118,19 +121,19 @@ pub fn session_procfs() -> io::Result<OwnedFd> {
 /// namespace's mounts are private from then on.
 pub fn build(root: &Root, ids: (u32, u32)) -> Result<Vec<usize>, Failure> {
     let old_mask = nix::sys::stat::umask(Mode::empty());
-    let mut stacked = 0;
+    let mut stacked = Vec::new();
     let result = assemble(root, ids, &mut stacked);
     nix::sys::stat::umask(old_mask);
     if result.is_err() {
-        for _ in 0..stacked {
+        for place in stacked.iter().rev() {
             // The failure is what the caller hears of; this one would only hide it.
-            let _undone = mount::detach("/");
+            let _undone = mount::detach(place);
         }
     }
     result
 }
 
-fn assemble(root: &Root, ids: (u32, u32), stacked: &mut usize) -> Result<Vec<usize>, Failure> {
+fn assemble(root: &Root, ids: (u32, u32), stacked: &mut Vec<&'static str>) -> Result<Vec<usize>, Failure> {
     let in_root = |fault: Fault| fault.about(Object::Root);
     let mut site = lay_out(root, stacked).map_err(in_root)?;
     let mut fell_back = Vec::new();
@@ -149,13 +152,15 @@ fn assemble(root: &Root, ids: (u32, u32), stacked: &mut usize) -> Result<Vec<usi
     Ok(fell_back)
 }
 
-/// Stacks what the root is made with, then the root, on `/`.
-fn lay_out(root: &Root, stacked: &mut usize) -> Result<Site, Fault> {
+/// Attaches what the root is made with, then the root.
+fn lay_out(root: &Root, stacked: &mut Vec<&'static str>) -> Result<Site, Fault> {
     mount::make_private().during("make the mounts private")?;
     let host = place::host_root()?;
+    let bench = place::open_below(&host, std::ffi::OsStr::new(&WORKBENCH[1..]));
     let mut stack = |tree: &OwnedFd| -> Result<(), Fault> {
-        mount::attach(tree, &host).during("attach to /")?;
-        *stacked += 1;
+        let (on, name) = bench.as_ref().map_or((&host, "/"), |bench| (bench, WORKBENCH));
+        mount::attach(tree, on).during("attach what the root is made with")?;
+        stacked.push(name);
         Ok(())
     };
     let blank = tmpfs::Blank::new(&mut stack)?;
@@ -166,7 +171,8 @@ fn lay_out(root: &Root, stacked: &mut usize) -> Result<Site, Fault> {
     let tree = Tmpfs { size: ROOT_SIZE, inodes: ROOT_INODES, mode: 0o755, owner: None }
         .mount(Flags::DATA)
         .during("make the root's tmpfs")?;
-    stack(&tree)?;
+    mount::attach(&tree, &host).during("attach the root")?;
+    stacked.push("/");
     Site::new(host, tree, blank, changes)
 }
 
@@ -252,13 +258,12 @@ fn view(site: &Site, target: &[u8], from: &Source) -> Result<Outcome, Fault> {
 }
 
 /// Makes the root read-only, enters it, lets go of the old one, and looks where the process is.
-fn enter(site: &Site, stacked: &mut usize) -> Result<(), Fault> {
+fn enter(site: &Site, stacked: &mut Vec<&'static str>) -> Result<(), Fault> {
     mount::restrict(&site.root, Flags::READ_ONLY).during("make the root read-only")?;
     nix::unistd::fchdir(site.root.as_fd()).during("enter the root")?;
     nix::unistd::pivot_root(".", ".").during("pivot_root")?;
-    // What lies on the new root now: the old one, and on that what the new one was made with. Each is taken off from
-    // the top; the new root itself was the last that had been stacked.
-    for _ in 0..std::mem::take(stacked) {
+    // On the new root lies the old one, and on that what was stacked on `/`, but for the new root itself, its last.
+    for _ in std::mem::take(stacked).into_iter().filter(|place| *place == "/") {
         mount::detach(".").during("detach the old root")?;
     }
     nix::unistd::chdir("/").during("chdir to /")?;

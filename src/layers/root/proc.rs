@@ -77,9 +77,12 @@ fn fresh(processes_only: bool) -> std::io::Result<OwnedFd> {
 /// Mounts `blank` over an entry, if there is one, and looks whether it is there (CVE-2025-31133).
 fn mask(procfs: &OwnedFd, name: &'static str, blank: &OwnedFd, wanted: &FileStat) -> Result<(), Fault> {
     let entry = CString::new(name).map_err(|_| Fault::new(name, libc::EINVAL))?;
-    match mount::attach_at(mount::copy(blank).during(name)?, procfs, &entry) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
-        done => done.during(name)?,
+    // Looked for first: a copy that is not used is unmounted, which takes its time.
+    match place::is_same(procfs, name, wanted) {
+        Err(fault) if fault.is_absence() => return Ok(()),
+        Err(fault) => return Err(fault),
+        Ok(_) => {}
     }
+    mount::copy(blank).and_then(|copy| mount::attach_at(copy, procfs, &entry)).during(name)?;
     if place::is_same(procfs, name, wanted)? { Ok(()) } else { Err(Fault::new(name, libc::EXDEV)) }
 }
