@@ -179,7 +179,9 @@ fn the_sweep_ends_what_belongs_to_no_session() {
         command.spawn().unwrap()
     };
     // What a session's processes are known by, put on a process that never was in one.
-    let instance = trl::sys::mark::of_instance(&home.socket());
+    let instance =
+        trl::sys::mark::of_instance(std::fs::File::open(home.runtime().join("trl.sock.lock")).unwrap())
+            .unwrap();
     let (mut stray_child, mut control_child) = (sleeper(&stray, Some(instance)), sleeper(&control, None));
     let ended = within(Duration::from_secs(10), || stray_child.try_wait().unwrap().is_some());
     let lives = control_child.try_wait().unwrap().is_none();

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use trl::launcher::protocol::{
     FromInit, FromLauncher, SpawnHeader, Stage, Target, ToInit, ToLauncher, VERSION, spawn_packets,
@@ -40,7 +39,8 @@ impl Launcher {
     fn start(name: &str) -> Self {
         use std::os::unix::process::CommandExt;
         let (ours, theirs) = socket::seqpacket_pair().unwrap();
-        let mark = mark::of_instance(&PathBuf::from(format!("{name}-{}", std::process::id())));
+        let number = name.bytes().fold(0, |number: u64, byte| number.wrapping_mul(31) + u64::from(byte));
+        let mark = mark::of_inode(u64::from(std::process::id()), number);
         let own = nix::unistd::geteuid().as_raw();
         let uid = if own == 0 { 1_900_000_700 } else { own };
         // A shell moves the socket to descriptor 3: `Command` can only place 0 to 2.

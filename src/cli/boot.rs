@@ -3,7 +3,7 @@
 //! come after [`become_user`].
 
 use super::args::BootArgs;
-use super::directory::{Directory, lock};
+use super::directory::Directory;
 use super::runtime_env;
 use super::show::Failure;
 use super::user::{self, Account, Claim};
@@ -15,7 +15,6 @@ use nix::sys::stat::{Mode, umask};
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -48,8 +47,10 @@ pub struct Booted {
     pub is_root: bool,
     /// Where systemd waits for `READY=1`.
     pub notify: Option<OsString>,
-    /// Whether the socket was made here, and is removed here.
-    pub owns_socket: bool,
+    /// The process that makes sessions.
+    pub launcher_pid: i32,
+    /// The socket's directory, where the socket was made here, and is removed here.
+    pub directory: Option<Directory>,
     /// The directory, if it is this process's own.
     pub private: Option<PathBuf>,
     /// Held for as long as the process lives.
@@ -77,7 +78,7 @@ pub fn boot(args: &BootArgs, place: Place) -> Result<Booted, Failure> {
         }
         Place::Path(socket) if handed_over.is_some() => (socket, None),
         Place::Path(socket) => {
-            let directory = Directory::of_socket(&socket, named)?;
+            let directory = Directory::of_socket(&socket, named, as_root && args.allow_root)?;
             (socket, Some(directory))
         }
     };
@@ -85,19 +86,24 @@ pub fn boot(args: &BootArgs, place: Place) -> Result<Booted, Failure> {
         .as_ref()
         .filter(|directory| directory.is_private())
         .map(|directory| directory.path().to_path_buf());
-    let file = directory.as_ref().map(|_| lock(&socket)).transpose()?;
+    let file = directory.as_ref().map(Directory::lock).transpose()?;
     let (account, claim) = user::choose(named, as_root)?;
     if let Some(directory) = &directory {
-        unlink_stale(&socket)?;
+        directory.unlink_stale()?;
         if as_root && !args.allow_root {
             directory.hand_to(account)?;
         }
     }
-    let mark = sys::mark::of_instance(&socket);
+    let mark = match (&file, &handed_over) {
+        (Some(lock), _) => sys::mark::of_instance(lock),
+        (None, Some(listener)) => sys::mark::of_instance(listener),
+        (None, None) => Err(std::io::Error::from(std::io::ErrorKind::NotFound)),
+    }
+    .map_err(|error| SysError::new("fstat", format!("lock or socket of {}", socket.display()), &error))?;
     // Said while this process is still whoever started it: the launcher holds the daemon to it ever after.
     let bounds = [u64::from(account.uid.as_raw()), u64::from(account.gid.as_raw()), mark]
         .map(|bound| bound.to_string());
-    let (launcher, _pid) = sys::spawn::launcher(&bounds)?;
+    let (launcher, launcher_pid) = sys::spawn::launcher(&bounds)?;
     if as_root {
         if args.allow_root {
             tracing::warn!("the daemon keeps root, as --allow-root says; sessions do not");
@@ -106,11 +112,13 @@ pub fn boot(args: &BootArgs, place: Place) -> Result<Booted, Failure> {
         }
     }
     harden()?;
-    let owns_socket = handed_over.is_none();
     let listener = match handed_over {
         Some(descriptor) => UnixListener::from(descriptor),
         None => bind(&socket)?,
     };
+    if let Some(directory) = &directory {
+        directory.verify_path()?;
+    }
     Ok(Booted {
         listener,
         mark,
@@ -120,7 +128,8 @@ pub fn boot(args: &BootArgs, place: Place) -> Result<Booted, Failure> {
         account,
         is_root: as_root && args.allow_root,
         notify,
-        owns_socket,
+        launcher_pid,
+        directory,
         private,
         held: (file, claim),
     })
@@ -145,22 +154,6 @@ fn descriptors() -> Result<Option<OwnedFd>, Failure> {
     sys::process::inherited(LISTEN_FDS_START)
         .map(Some)
         .map_err(|error| SysError::new("fcntl", "descriptor 3 (LISTEN_FDS)", &error).into())
-}
-
-/// Removes the socket of a daemon that is gone; to be called under the lock.
-fn unlink_stale(socket: &Path) -> Result<(), Failure> {
-    let shown = || socket.display().to_string();
-    match std::fs::symlink_metadata(socket) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(SysError::new("lstat", shown(), &error).into()),
-        Ok(found) if found.file_type().is_socket() => {
-            std::fs::remove_file(socket).map_err(|error| SysError::new("unlink", shown(), &error).into())
-        }
-        Ok(_) => Err(Failure::text(format!(
-            "{} is there and is no socket; move it away or name another --socket",
-            shown()
-        ))),
-    }
 }
 
 fn bind(socket: &Path) -> Result<UnixListener, Failure> {

@@ -3,15 +3,20 @@
 use super::show::Failure;
 use super::user::{Account, is_of_range};
 use crate::error::SysError;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::sys::stat::{Mode, SFlag, fstatat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use std::ffi::{OsStr, OsString};
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// A directory that was looked at through the descriptor that is held.
 pub struct Directory {
     path: PathBuf,
+    /// The socket's name in it.
+    name: OsString,
     handle: File,
     private: bool,
 }
@@ -26,14 +31,15 @@ impl Directory {
         let base = if as_root { PathBuf::from("/tmp") } else { std::env::temp_dir() };
         let path = base.join(format!("trl-{}", uuid::Uuid::new_v4().simple()));
         make(&path)?;
-        Ok(Self { handle: open_directory(&path)?, path, private: true })
+        Ok(Self { handle: open_directory(&path)?, path, name: "trl.sock".into(), private: true })
     }
 
-    /// Makes or verifies the directory of `socket`; `named` is whom the daemon will be, if that is known.
+    /// Makes or verifies the directory of `socket`; `named` is whom the daemon will be, if that is known, unless
+    /// it `keeps_root`: then it is root's.
     ///
     /// # Errors
     /// What is wrong with it and what to do.
-    pub fn of_socket(socket: &Path, named: Option<Account>) -> Result<Self, Failure> {
+    pub fn of_socket(socket: &Path, named: Option<Account>, keeps_root: bool) -> Result<Self, Failure> {
         let path = match socket.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
             _ => {
@@ -52,12 +58,20 @@ impl Directory {
                 )));
             }
         };
-        let directory = Self { handle: open_directory(&path)?, path, private: false };
-        directory.verify(socket, named, is_new)?;
+        let Some(name) = socket.file_name().map(OsString::from) else {
+            return Err(Failure::text(format!("socket {}: it has no name", socket.display())));
+        };
+        let directory = Self { handle: open_directory(&path)?, path, name, private: false };
+        let is_target = |uid| match named {
+            _ if keeps_root => false,
+            Some(account) => uid == account.uid.as_raw(),
+            None => is_of_range(uid),
+        };
+        directory.verify(&is_target, is_new)?;
         Ok(directory)
     }
 
-    fn verify(&self, socket: &Path, named: Option<Account>, is_new: bool) -> Result<(), Failure> {
+    fn verify(&self, is_target: &dyn Fn(u32) -> bool, is_new: bool) -> Result<(), Failure> {
         let shown = self.path.display();
         let found =
             self.handle.metadata().map_err(|error| SysError::new("fstat", shown.to_string(), &error))?;
@@ -68,11 +82,7 @@ impl Directory {
             )));
         }
         let own = nix::unistd::geteuid().as_raw();
-        let is_target = match named {
-            Some(account) => found.uid() == account.uid.as_raw(),
-            None => is_of_range(found.uid()),
-        };
-        if is_target {
+        if is_target(found.uid()) {
             return Ok(());
         }
         if found.uid() != own {
@@ -82,7 +92,7 @@ impl Directory {
             )));
         }
         // Root's own, to be handed to another user: not where anything else of root's lies.
-        if is_new || self.holds_only(socket) {
+        if is_new || self.holds_only_own() {
             return Ok(());
         }
         Err(Failure::text(format!(
@@ -90,11 +100,99 @@ impl Directory {
         )))
     }
 
-    fn holds_only(&self, socket: &Path) -> bool {
-        let lock = lock_path(socket);
+    fn holds_only_own(&self) -> bool {
+        let own =
+            [self.name.clone(), self.lock_name(), "idempotency-keys".into(), "idempotency-keys.new".into()];
         std::fs::read_dir(&self.path).is_ok_and(|mut entries| {
-            entries.all(|entry| entry.is_ok_and(|entry| entry.path() == socket || entry.path() == lock))
+            entries.all(|entry| entry.is_ok_and(|entry| own.contains(&entry.file_name())))
         })
+    }
+
+    fn lock_name(&self) -> OsString {
+        let mut name = self.name.clone();
+        name.push(".lock");
+        name
+    }
+
+    fn shown(&self, name: &OsStr) -> String {
+        self.path.join(name).display().to_string()
+    }
+
+    /// Takes the lock beside the socket, which one daemon holds for as long as it lives.
+    ///
+    /// # Errors
+    /// There is a daemon already, or the file cannot be had.
+    pub fn lock(&self) -> Result<File, Failure> {
+        let name = self.lock_name();
+        let shown = self.shown(&name);
+        let flags =
+            OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = openat(&self.handle, name.as_os_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)
+            .map(File::from)
+            .map_err(|errno| SysError::from_errno("open", shown.clone(), errno as i32))?;
+        if !file.metadata().is_ok_and(|found| found.is_file() && found.nlink() == 1) {
+            return Err(Failure::text(format!("{shown} is no regular file of its own; remove it")));
+        }
+        file.try_lock().map_err(|error| match error {
+            std::fs::TryLockError::WouldBlock => Failure::text(format!(
+                "a daemon serves {} already; stop it, or name another --socket",
+                self.shown(&self.name)
+            )),
+            std::fs::TryLockError::Error(error) => SysError::new("flock", shown, &error).into(),
+        })?;
+        Ok(file)
+    }
+
+    /// Removes the socket of a daemon that is gone; to be called under the lock.
+    ///
+    /// # Errors
+    /// What is there is no socket, or the kernel's.
+    pub fn unlink_stale(&self) -> Result<(), Failure> {
+        let name = self.name.as_os_str();
+        match fstatat(&self.handle, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(SysError::from_errno("lstat", self.shown(name), errno as i32).into()),
+            Ok(found)
+                if SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFSOCK =>
+            {
+                self.unlink_socket().map_err(Failure::from)
+            }
+            Ok(_) => Err(Failure::text(format!(
+                "{} is there and is no socket; move it away or name another --socket",
+                self.shown(name)
+            ))),
+        }
+    }
+
+    /// Removes the socket.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn unlink_socket(&self) -> Result<(), SysError> {
+        let name = self.name.as_os_str();
+        unlinkat(&self.handle, name, UnlinkatFlags::NoRemoveDir)
+            .map_err(|errno| SysError::from_errno("unlink", self.shown(name), errno as i32))
+    }
+
+    /// Proves that the path still leads here, after a socket was bound by it: there is no `bind` by handle.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn verify_path(&self) -> Result<(), Failure> {
+        let here = |found: std::fs::Metadata| (found.dev(), found.ino());
+        let (held, named) = (self.handle.metadata(), std::fs::symlink_metadata(&self.path));
+        if held.is_ok_and(|held| named.is_ok_and(|named| here(held) == here(named))) {
+            return Ok(());
+        }
+        Err(Failure::text(format!("directory {} was replaced while it was used", self.path.display())))
+    }
+
+    /// A second handle.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn handle(&self) -> std::io::Result<File> {
+        self.handle.try_clone()
     }
 
     /// Its path.
@@ -134,39 +232,4 @@ fn open_directory(path: &Path) -> Result<File, Failure> {
             SysError::from_errno("open", path.display().to_string(), errno as i32)
         ))
     })
-}
-
-fn lock_path(socket: &Path) -> PathBuf {
-    let mut path = socket.as_os_str().to_owned();
-    path.push(".lock");
-    path.into()
-}
-
-/// Takes the lock beside the socket, which one daemon holds for as long as it lives.
-///
-/// # Errors
-/// There is a daemon already, or the file cannot be had.
-pub fn lock(socket: &Path) -> Result<File, Failure> {
-    let path = lock_path(socket);
-    let shown = path.display().to_string();
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
-        .open(&path)
-        .map_err(|error| SysError::new("open", shown.clone(), &error))?;
-    let is_file = file.metadata().is_ok_and(|found| found.is_file());
-    if !is_file {
-        return Err(Failure::text(format!("{shown} is no regular file; remove it")));
-    }
-    file.try_lock().map_err(|error| match error {
-        std::fs::TryLockError::WouldBlock => Failure::text(format!(
-            "a daemon serves {} already; stop it, or name another --socket",
-            socket.display()
-        )),
-        std::fs::TryLockError::Error(error) => SysError::new("flock", shown, &error).into(),
-    })?;
-    Ok(file)
 }

@@ -4,9 +4,10 @@ use super::args::RunArgs;
 use super::boot::{Place, boot};
 use super::client::{Client, ClientError};
 use super::exec::{self, Start};
-use super::serve::{host, peer_check, start_log};
+use super::serve::{host, start_log};
 use super::show::{self, Failure};
 use crate::daemon::config::Config;
+use crate::sys::mark::PeerCheck;
 use nix::unistd::{AccessFlags, access};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -33,7 +34,7 @@ pub fn run(args: &RunArgs, json: bool) -> Result<i32, Failure> {
     let config = Config {
         uid: booted.account.uid.as_raw(),
         gid: booted.account.gid.as_raw(),
-        peer_is_session: peer_check(),
+        peer_check: Some(PeerCheck::new(booted.launcher_pid)),
         stop: Some(stopped),
         ..Config::default()
     };

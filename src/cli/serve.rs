@@ -4,12 +4,12 @@ use super::args::{BootArgs, LogFormat, ServeArgs};
 use super::boot::{Booted, Place, boot};
 use super::show::Failure;
 use crate::daemon::config::{ChildLimits, Config};
-use crate::sys;
+use crate::sys::mark::PeerCheck;
 use std::ffi::{OsStr, OsString};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
@@ -36,11 +36,11 @@ pub fn serve(args: &ServeArgs, socket: PathBuf) -> Result<(), Failure> {
 /// # Errors
 /// The daemon's.
 pub fn host(booted: Booted, config: Config, ready: impl FnOnce() + 'static) -> Result<(), Failure> {
-    let Booted { listener, launcher, mark, runtime_env, held, socket, owns_socket, .. } = booted;
+    let Booted { listener, launcher, mark, runtime_env, held, directory, .. } = booted;
     let served = crate::daemon::serve(config, listener, launcher, mark, runtime_env, ready);
     // Under the lock still. With `--allow-root` or without, the directory is the daemon's own.
-    if owns_socket && let Err(error) = std::fs::remove_file(&socket) {
-        tracing::warn!("unlink {}: {error}", socket.display());
+    if let Some(Err(error)) = directory.map(|directory| directory.unlink_socket()) {
+        tracing::warn!("{error}");
     }
     drop(held);
     served.map_err(|error| Failure::text(error.to_string()))
@@ -70,19 +70,11 @@ fn config(args: &ServeArgs, booted: &Booted) -> Config {
         },
         uid: booted.account.uid.as_raw(),
         gid: booted.account.gid.as_raw(),
-        peer_is_session: peer_check(),
+        peer_check: Some(PeerCheck::new(booted.launcher_pid)),
         // Beside the socket: hashes of idempotency keys, so that one from before a restart is known for one.
-        state_dir: booted.socket.parent().filter(|_| booted.owns_socket).map(Path::to_path_buf),
+        state_dir: booted.directory.as_ref().and_then(|directory| directory.handle().ok()),
         ..defaults
     }
-}
-
-/// How a peer from within a session is known: by its mark, unless this process is in a session of another
-/// instance itself, and all its clients with it.
-#[must_use]
-pub fn peer_check() -> Option<fn(i32) -> bool> {
-    let is_nested = sys::mark::is_marked(std::process::id().cast_signed());
-    (!is_nested).then_some(sys::mark::is_marked)
 }
 
 /// Starts the log on standard error: `--log-level`, else `RUST_LOG`, else `default`.

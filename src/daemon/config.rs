@@ -14,6 +14,16 @@ pub const MAX_LINE: usize = 4 * 1024 * 1024;
 pub const WRITE_QUEUE: usize = 256 * 1024;
 /// Most connections at once.
 pub const MAX_CONNECTIONS: usize = 1024;
+/// Most connections of one principal.
+pub const MAX_CONNECTIONS_PER_PRINCIPAL: usize = 256;
+/// Longest answer that is bounded by the number of connections only, bytes.
+pub const LARGE_ANSWER: usize = 64 * 1024;
+/// Most bytes of larger answers that wait for readers of one principal, and in total, before another is made.
+pub const LARGE_QUEUE_PER_PRINCIPAL: usize = 64 * 1024 * 1024;
+/// See [`LARGE_QUEUE_PER_PRINCIPAL`].
+pub const LARGE_QUEUE: usize = 256 * 1024 * 1024;
+/// How long a reader of a large answer may read nothing while others wait for its room.
+pub const STALLED: Duration = Duration::from_secs(5);
 /// Most bytes of stdin that wait for a program, and most in one request.
 pub const MAX_STDIN: usize = 1024 * 1024;
 /// How long an ended exec's record stays.
@@ -81,10 +91,10 @@ pub struct Config {
     pub uid: u32,
     /// Group that sessions run as.
     pub gid: u32,
-    /// Says of a process id whether it descends from a session; such a peer is refused.
-    pub peer_is_session: Option<fn(i32) -> bool>,
-    /// Where idempotency keys outlive a restart.
-    pub state_dir: Option<PathBuf>,
+    /// Says of a process id whether it may be of a session; such a peer is refused.
+    pub peer_check: Option<crate::sys::mark::PeerCheck>,
+    /// The directory in which idempotency keys outlive a restart.
+    pub state_dir: Option<std::fs::File>,
     /// Ends `serve` when it resolves, for use within a process.
     pub stop: Option<tokio::sync::oneshot::Receiver<()>>,
 }
@@ -107,7 +117,7 @@ impl Default for Config {
             working_dir: PathBuf::from("/"),
             uid: nix::unistd::getuid().as_raw(),
             gid: nix::unistd::getgid().as_raw(),
-            peer_is_session: None,
+            peer_check: None,
             state_dir: None,
             stop: None,
         }

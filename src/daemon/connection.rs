@@ -1,9 +1,10 @@
 //! One connection: lines in, lines out, both bounded.
 
 use super::Daemon;
-use super::config::{MAX_CONNECTIONS, MAX_IN_FLIGHT, MAX_LINE, WRITE_QUEUE};
+use super::config::{MAX_IN_FLIGHT, MAX_LINE, STALLED, WRITE_QUEUE};
 use super::dispatch::{self, Call, invalid};
 use super::exec::{Exec, Principal, Reason, Stop};
+use super::shares::Shares;
 use super::wire::types::OnDisconnect;
 use super::wire::{self, Code, Id, WireError};
 use std::cell::{Cell, RefCell};
@@ -34,7 +35,11 @@ pub struct Outbox {
     /// Names the connection within the daemon.
     pub number: u64,
     socket: UnixStream,
-    queue: RefCell<VecDeque<Vec<u8>>>,
+    principal: Principal,
+    shares: Rc<Shares>,
+    /// Lines, and what each is charged with.
+    queue: RefCell<VecDeque<(Vec<u8>, usize)>>,
+    charged: Cell<usize>,
     sent_of_first: Cell<usize>,
     bytes: Cell<usize>,
     filled: Notify,
@@ -62,6 +67,12 @@ impl Outbox {
         }
     }
 
+    /// Likewise, and until an answer of about `size` bytes fits into what the principal and all may have queued.
+    pub async fn room_for(&self, size: usize) {
+        self.room().await;
+        self.shares.room(&self.principal, size, &self.closed).await;
+    }
+
     /// Sends a line: at once where nothing waits before it.
     pub fn send(&self, mut line: Vec<u8>) {
         self.send_from(&mut line);
@@ -85,7 +96,12 @@ impl Outbox {
                 self.sent_of_first.set(sent);
             }
             self.bytes.set(self.bytes.get() + line.len() - sent);
-            self.queue.borrow_mut().push_back(std::mem::take(line));
+            let charge = self.shares.charge(&self.principal, line.len());
+            if charge > 0 {
+                line.shrink_to_fit();
+            }
+            self.charged.set(self.charged.get() + charge);
+            self.queue.borrow_mut().push_back((std::mem::take(line), charge));
             self.filled.notify_one();
         }
         line.clear();
@@ -95,6 +111,7 @@ impl Outbox {
         self.closed.set(true);
         self.queue.borrow_mut().clear();
         self.bytes.set(0);
+        self.shares.release(&self.principal, self.charged.replace(0));
         self.drained.notify_waiters();
         self.filled.notify_one();
     }
@@ -106,12 +123,18 @@ impl Outbox {
                 self.filled.notified().await;
                 continue;
             }
-            if self.socket.writable().await.is_err() {
-                return self.close();
+            match tokio::time::timeout(STALLED, self.socket.writable()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return self.close(),
+                Err(_) if self.charged.get() > 0 && self.shares.is_short() => {
+                    tracing::warn!(principal = %self.principal, "a client that reads nothing is cut off");
+                    return self.close();
+                }
+                Err(_) => continue,
             }
             let result = {
                 let queue = self.queue.borrow();
-                let Some(first) = queue.front() else { continue };
+                let Some((first, _)) = queue.front() else { continue };
                 self.socket.try_write(&first[self.sent_of_first.get()..])
             };
             match result {
@@ -119,8 +142,9 @@ impl Outbox {
                     self.bytes.set(self.bytes.get().saturating_sub(length));
                     let at = self.sent_of_first.get() + length;
                     let mut queue = self.queue.borrow_mut();
-                    if queue.front().is_some_and(|first| at >= first.len()) {
-                        queue.pop_front();
+                    if let Some((_, charge)) = queue.pop_front_if(|(first, _)| at >= first.len()) {
+                        self.charged.set(self.charged.get().saturating_sub(charge));
+                        self.shares.release(&self.principal, charge);
                         self.sent_of_first.set(0);
                     } else {
                         self.sent_of_first.set(at);
@@ -204,13 +228,15 @@ fn admit(daemon: &Rc<Daemon>, socket: UnixStream) {
             return;
         }
     };
-    let descends = |pid| daemon.config.peer_is_session.is_some_and(|is_session| is_session(pid));
-    let refusal = if credentials.pid().is_some_and(descends) {
+    let principal: Principal = format!("uid:{}", credentials.uid()).into();
+    let is_of_session = match (daemon.config.peer_check, credentials.pid()) {
+        (Some(check), Some(pid)) => check.may_be_of_session(pid),
+        (check, _) => check.is_some(),
+    };
+    let refusal = if is_of_session {
         Some(WireError::new(Code::AuthFailed, "peer descends from a session"))
-    } else if daemon.connections.get() >= MAX_CONNECTIONS {
-        Some(WireError::new(Code::TooManyRequests, "too many connections"))
     } else {
-        None
+        daemon.shares.connect(&principal).err().map(|why| WireError::new(Code::TooManyRequests, why))
     };
     if let Some(error) = refusal {
         tracing::warn!(uid = credentials.uid(), code = error.code.name(), "connection refused");
@@ -218,13 +244,14 @@ fn admit(daemon: &Rc<Daemon>, socket: UnixStream) {
         socket.try_write(&wire::encode_error(&Id::Null, false, &error)).ok();
         return;
     }
-    let principal: Principal = format!("uid:{}", credentials.uid()).into();
-    daemon.connections.set(daemon.connections.get() + 1);
     daemon.next_connection.set(daemon.next_connection.get() + 1);
     let outbox = Rc::new(Outbox {
         number: daemon.next_connection.get(),
         socket,
+        principal: Rc::clone(&principal),
+        shares: Rc::clone(&daemon.shares),
         queue: RefCell::default(),
+        charged: Cell::new(0),
         sent_of_first: Cell::new(0),
         bytes: Cell::new(0),
         filled: Notify::new(),
@@ -253,7 +280,7 @@ fn admit(daemon: &Rc<Daemon>, socket: UnixStream) {
         .ok();
         outbox.close();
         outbox.disown();
-        daemon.connections.set(daemon.connections.get().saturating_sub(1));
+        daemon.shares.leave(&principal);
     });
 }
 

@@ -14,6 +14,8 @@ use std::time::Instant;
 
 /// Most sessions in one answer of `session.list`.
 const MAX_LIST: u64 = 1000;
+/// About how large a list may be, bytes.
+pub const LISTING: usize = 1024 * 1024;
 
 /// One request under way.
 pub struct Call {
@@ -76,7 +78,7 @@ pub async fn handle(call: Call, method: String, params: Node) {
     match result {
         Ok(Reply::Value(data)) => call.ok(&data).await,
         Ok(Reply::Outcome(exec)) => {
-            call.outbox.room().await;
+            call.outbox.room_for(exec.retained()).await;
             if let Some(id) = &call.id {
                 let line = exec.outcome(|outcome| wire::encode_ok(id, call.rpc, outcome));
                 call.outbox.send(line);
@@ -105,7 +107,10 @@ async fn route(call: &Call, method: &str, params: Node) -> Result<Reply, WireErr
         "exec.run" | "exec.start" | "exec.stream" => exec_methods::start(call, method, params).await,
         "session.create" => create::create(call, params).await,
         "session.destroy" => destroy(call, wire::params(params)?).await,
-        "session.list" => list(call, &wire::params(params)?),
+        "session.list" => {
+            call.outbox.room_for(LISTING).await;
+            list(call, &wire::params(params)?)
+        }
         "session.info" => {
             let session =
                 call.daemon.session(&call.principal, &wire::params::<SessionParams>(params)?.session_id)?;
@@ -233,6 +238,7 @@ fn info(daemon: &Daemon) -> Value {
             "max_sessions_per_principal": config.max_sessions_per_principal,
             "max_running_execs": config::MAX_RUNNING_EXECS,
             "max_connections": config::MAX_CONNECTIONS,
+            "max_connections_per_principal": config::MAX_CONNECTIONS_PER_PRINCIPAL,
             "max_requests_per_s": config.max_requests_per_s,
             "max_in_flight": MAX_IN_FLIGHT,
             "max_request_bytes": MAX_LINE,
@@ -243,6 +249,12 @@ fn info(daemon: &Daemon) -> Value {
             "retained_execs_per_session": RETAINED_EXECS,
             "retention_s": RETENTION.as_secs(),
             "write_queue_bytes": WRITE_QUEUE,
+            "large_answer_bytes": config::LARGE_ANSWER,
+            "large_queue_bytes_per_principal": config::LARGE_QUEUE_PER_PRINCIPAL,
+            "large_queue_bytes": config::LARGE_QUEUE,
+            "stalled_reader_s": config::STALLED.as_secs(),
+            "idempotency_keys_per_principal": super::idempotency::MAX_KEYS_PER_PRINCIPAL,
+            "idempotency_keys": super::idempotency::MAX_KEYS,
             "default_timeout_s": config.default_timeout.as_secs_f64(),
             "idle_timeout_s": config.idle_timeout.as_secs_f64(),
             "ttl_s": config.ttl.as_secs_f64(),

@@ -1,7 +1,7 @@
 //! The `exec.*` methods.
 
 use super::config::KILL_BOUND;
-use super::dispatch::{Call, Reply, has_label, invalid, unknown_method};
+use super::dispatch::{Call, LISTING, Reply, has_label, invalid, unknown_method};
 use super::exec::{Exec, Reason, STREAMS, Stop, failure, rfc3339};
 use super::follow;
 use super::idempotency::{Answer, Begun};
@@ -33,6 +33,12 @@ pub async fn start(call: &Call, method: &str, params: Node) -> Result<Reply, Wir
     let key = call.daemon.idempotency.find(method, &params)?;
     let params: ExecParams = wire::params(params)?;
     let yield_ms = params.yield_ms;
+    // A request that can have no effect takes no key.
+    if let Some((key, _)) = &key
+        && !call.daemon.idempotency.is_known(&call.principal, key)
+    {
+        call.daemon.session(&call.principal, &params.session_id)?;
+    }
     let entry = match key {
         None => None,
         Some((key, digest)) => match call.daemon.idempotency.begin(&call.principal, &key, digest).await? {
@@ -130,7 +136,10 @@ pub async fn route(call: &Call, method: &str, params: Node) -> Result<Reply, Wir
         "exec.write" => write(call, wire::params(params)?),
         "exec.signal" => signal(call, &wire::params(params)?).await,
         "exec.cancel" => cancel(call, &wire::params(params)?).await,
-        "exec.list" => list(call, &wire::params(params)?),
+        "exec.list" => {
+            call.outbox.room_for(LISTING).await;
+            list(call, &wire::params(params)?)
+        }
         "exec.info" => {
             let params: ExecInfoParams = wire::params(params)?;
             Ok(Reply::Value(call.daemon.exec(&call.principal, &params.exec_id)?.info()))
@@ -192,6 +201,7 @@ async fn read(call: &Call, params: &ReadParams) -> Result<Reply, WireError> {
         }
     };
     timeout(Duration::from_millis(params.wait_ms.unwrap_or(0)).min(MAX_WAIT), some).await.ok();
+    call.outbox.room_for(most).await;
     let (value, next) = {
         let rings = exec.output.borrow();
         // A first character that is longer than what was asked for comes whole all the same.

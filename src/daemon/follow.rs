@@ -63,7 +63,7 @@ pub async fn follow(call: &Call, exec: &Rc<Exec>, mut cursors: [u64; 2]) -> Resu
             changed.await;
         }
     }
-    call.outbox.room().await;
+    call.outbox.room_for(exec.retained()).await;
     if let Some(id) = &call.id {
         let line = exec.outcome(|outcome| super::wire::encode_event(id, call.rpc, "end", outcome));
         call.outbox.send(line);
@@ -80,7 +80,7 @@ async fn step(
     fresh: &mut [bool; 2],
     line: &mut Vec<u8>,
 ) -> Result<bool, WireError> {
-    call.outbox.room().await;
+    call.outbox.room_for(CHUNK + 1).await;
     let ended = exec.has_ended();
     let (gap, next) = {
         let rings = exec.output.borrow();

@@ -1,10 +1,12 @@
 //! Idempotency keys: a request with a key that is known is answered with its first answer, and runs nothing.
 //!
-//! Kept in memory with a salted digest of the request; in the state directory only the SHA-256 of principal and
-//! key, so that a key from before a restart is known for what it is, and nothing else is.
+//! Kept in memory with a salted digest of the request; of each, the [journal](super::journal) keeps the SHA-256
+//! of principal and key, so that a key from before a restart is known for what it is. Each principal has a
+//! share, in memory and in the journal: nobody's keys push out another's.
 
 use super::dispatch::invalid;
 use super::exec::Principal;
+use super::journal::Journal;
 use super::wire::{Code, Node, WireError};
 use crate::ids::ExecId;
 use serde_json::Value;
@@ -13,14 +15,13 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::rc::Rc;
 use tokio::sync::Notify;
 
-/// Most keys that are kept; the oldest go first.
-const MAX_KEYS: usize = 16 * 1024;
+/// Most keys of one principal that are kept; its oldest go first.
+pub const MAX_KEYS_PER_PRINCIPAL: usize = 8 * 1024;
+/// Most keys that are kept in all; the oldest of who has most go first.
+pub const MAX_KEYS: usize = 32 * 1024;
 /// Longest key, bytes.
 const MAX_KEY: usize = 256;
 
@@ -60,39 +61,80 @@ pub enum Begun {
     Again(Answer),
 }
 
-/// By name, and in order of age.
-type Known = (HashMap<Name, Rc<Entry>>, VecDeque<Name>);
+/// By name, and each principal's in order of age.
+#[derive(Default)]
+struct Known {
+    entries: HashMap<Name, Rc<Entry>>,
+    order: HashMap<Principal, VecDeque<Name>>,
+}
+
+impl Known {
+    fn add(&mut self, principal: &Principal, name: Name, entry: Rc<Entry>) {
+        let own = self.order.get(principal).map_or(0, VecDeque::len);
+        if own >= MAX_KEYS_PER_PRINCIPAL {
+            self.evict(principal);
+        } else if self.entries.len() >= MAX_KEYS {
+            let most = self.order.iter().max_by_key(|(_, names)| names.len());
+            if let Some(most) = most.map(|(principal, _)| Rc::clone(principal)) {
+                self.evict(&most);
+            }
+        }
+        self.entries.insert(name, entry);
+        self.order.entry(Rc::clone(principal)).or_default().push_back(name);
+    }
+
+    /// Drops a principal's oldest that has its answer; those without are as few as requests under way.
+    fn evict(&mut self, principal: &Principal) {
+        let Some(names) = self.order.get_mut(principal) else { return };
+        let is_answered =
+            |name: &Name| self.entries.get(name).is_none_or(|entry| entry.answer.borrow().is_some());
+        if let Some(name) = names.iter().position(is_answered).and_then(|index| names.remove(index)) {
+            self.entries.remove(&name);
+        }
+    }
+}
 
 /// All keys.
 pub struct Keys {
     salt: [u8; 16],
     known: RefCell<Known>,
     before: HashSet<String>,
-    file: Option<RefCell<File>>,
+    journal: Option<RefCell<Journal>>,
+}
+
+fn name_of(principal: &Principal, key: &str) -> Name {
+    Sha256::new().chain_update(principal.as_bytes()).chain_update([0]).chain_update(key).finalize().into()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut line, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(line, "{byte:02x}");
+        line
+    })
 }
 
 impl Keys {
     /// Reads the keys of former lives. Without a state directory, or where it fails (which is logged), keys do
     /// not outlive the daemon.
-    pub fn open(state_dir: Option<&Path>) -> Self {
-        let (mut before, mut file) = (HashSet::new(), None);
-        if let Some(directory) = state_dir {
-            let path = directory.join("idempotency-keys");
-            let text = std::fs::read_to_string(&path).unwrap_or_default();
-            let lines: Vec<&str> = text.lines().filter(|line| line.len() == 64).collect();
-            let kept = &lines[lines.len().saturating_sub(MAX_KEYS)..];
-            before = kept.iter().map(|line| (*line).to_owned()).collect();
-            let opened =
-                std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&path);
-            match opened
-                .and_then(|mut file| kept.iter().try_for_each(|line| writeln!(file, "{line}")).map(|()| file))
-            {
-                Ok(opened) => file = Some(RefCell::new(opened)),
-                Err(error) => tracing::warn!(path = %path.display(), %error, "idempotency keys are not kept"),
+    pub fn open(state_dir: Option<File>) -> Self {
+        let (mut before, mut journal) = (HashSet::new(), None);
+        match state_dir.map(Journal::open).transpose() {
+            Ok(None) => {}
+            Ok(Some((opened, names))) => {
+                before = names.collect();
+                journal = Some(RefCell::new(opened));
             }
+            Err(error) => tracing::warn!(%error, "idempotency keys are not kept"),
         }
         let salt = *uuid::Uuid::new_v4().as_bytes();
-        Self { salt, known: RefCell::default(), before, file }
+        Self { salt, known: RefCell::default(), before, journal }
+    }
+
+    /// Whether the key was ever used.
+    pub fn is_known(&self, principal: &Principal, key: &str) -> bool {
+        let name = name_of(principal, key);
+        self.known.borrow().entries.contains_key(&name) || self.before.contains(&hex(&name))
     }
 
     /// The key of a request and the request's digest, where it has one.
@@ -123,13 +165,8 @@ impl Keys {
         key: &str,
         digest: [u8; 32],
     ) -> Result<Begun, WireError> {
-        let name: Name = Sha256::new()
-            .chain_update(principal.as_bytes())
-            .chain_update([0])
-            .chain_update(key)
-            .finalize()
-            .into();
-        let known = self.known.borrow().0.get(&name).cloned();
+        let name = name_of(principal, key);
+        let known = self.known.borrow().entries.get(&name).cloned();
         if let Some(entry) = known {
             if entry.digest != digest {
                 return Err(WireError::new(
@@ -145,29 +182,19 @@ impl Keys {
                 changed.await;
             }
         }
-        let line = name.iter().fold(String::new(), |mut line, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(line, "{byte:02x}");
-            line
-        });
+        let line = hex(&name);
         if self.before.contains(&line) {
             let message = "the key is from before a restart; whether its request ran is not known";
             return Err(WireError::new(Code::OutcomeUnknown, message));
         }
-        if let Some(file) = &self.file
-            && let Err(error) = writeln!(file.borrow_mut(), "{line}")
-        {
-            return Err(WireError::new(Code::InternalError, format!("write idempotency key: {error}")));
+        if let Some(journal) = &self.journal {
+            let tag = hex(&Sha256::digest(principal.as_bytes())[..4]);
+            journal.borrow_mut().add(&tag, &line).map_err(|error| {
+                WireError::new(Code::InternalError, format!("write idempotency key: {error}"))
+            })?;
         }
         let entry = Rc::new(Entry { digest, answer: RefCell::new(None), changed: Notify::new() });
-        let (map, order) = &mut *self.known.borrow_mut();
-        map.insert(name, Rc::clone(&entry));
-        order.push_back(name);
-        if order.len() > MAX_KEYS
-            && let Some(oldest) = order.pop_front()
-        {
-            map.remove(&oldest);
-        }
+        self.known.borrow_mut().add(principal, name, Rc::clone(&entry));
         Ok(Begun::New(entry))
     }
 }
@@ -185,7 +212,7 @@ mod tests {
     async fn a_key_of_a_former_life_is_of_unknown_outcome() -> Result<(), Box<dyn std::error::Error>> {
         let directory = tempfile::tempdir()?;
         let principal: Principal = "uid:1".into();
-        let keys = Keys::open(Some(directory.path()));
+        let keys = Keys::open(Some(File::open(directory.path())?));
         let find =
             |keys: &Keys, command| keys.find("exec.run", &request(command)).ok().flatten().ok_or("no key");
         let (key, digest) = find(&keys, "a")?;
@@ -198,7 +225,7 @@ mod tests {
         let other = keys.begin(&principal, &key, find(&keys, "b")?.1).await;
         assert_eq!(other.err().map(|error| error.code), Some(Code::IdempotencyConflict));
 
-        let keys = Keys::open(Some(directory.path()));
+        let keys = Keys::open(Some(File::open(directory.path())?));
         let late = keys.begin(&principal, &key, find(&keys, "a")?.1).await;
         assert_eq!(late.err().map(|error| error.code), Some(Code::OutcomeUnknown));
         let stranger = keys.begin(&"uid:2".into(), &key, digest).await;

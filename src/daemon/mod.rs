@@ -15,11 +15,13 @@ mod exec_methods;
 mod follow;
 mod idempotency;
 mod isolation;
+mod journal;
 mod link;
 pub mod output;
 mod rate;
 mod session;
 mod sessions;
+mod shares;
 mod start;
 pub mod wire;
 
@@ -34,7 +36,7 @@ use exec::{Exec, Principal, Reason};
 use link::Link;
 use session::Session;
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::rc::Rc;
@@ -76,11 +78,11 @@ pub struct Daemon {
     creating: RefCell<HashMap<Principal, usize>>,
     execs: RefCell<HashMap<ExecId, Rc<Exec>>>,
     ended: RefCell<VecDeque<Rc<Exec>>>,
-    expired: RefCell<(VecDeque<ExecId>, HashSet<ExecId>)>,
+    expired: RefCell<(VecDeque<ExecId>, HashMap<ExecId, Principal>)>,
     retained: RefCell<HashMap<Principal, usize>>,
     retained_total: Cell<usize>,
     commands: Cell<u64>,
-    connections: Cell<usize>,
+    shares: Rc<shares::Shares>,
     next_connection: Cell<u64>,
     rates: rate::Rates,
     isolation: isolation::Cache,
@@ -155,7 +157,7 @@ async fn run(
     let null = std::fs::File::open("/dev/null").map_err(setup("open /dev/null"))?;
     let stop = config.stop.take();
     let incarnation = Incarnation::random();
-    let idempotency = idempotency::Keys::open(config.state_dir.as_deref());
+    let idempotency = idempotency::Keys::open(config.state_dir.take());
     let rates = rate::Rates::new(config.max_requests_per_s);
     let daemon = Rc::new(Daemon {
         config,
@@ -180,7 +182,7 @@ async fn run(
         retained: RefCell::default(),
         retained_total: Cell::new(0),
         commands: Cell::new(0),
-        connections: Cell::new(0),
+        shares: Rc::default(),
         next_connection: Cell::new(0),
         rates,
         isolation: isolation::Cache::default(),

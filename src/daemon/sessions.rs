@@ -41,8 +41,7 @@ impl Daemon {
         if let Some(exec) = found.filter(|exec| exec.principal == *principal) {
             return Ok(exec);
         }
-        // An id is random: who knows one that expired, had it.
-        if id.is_some_and(|id| self.expired.borrow().1.contains(&id)) {
+        if id.is_some_and(|id| self.expired.borrow().1.get(&id) == Some(principal)) {
             return Err(WireError::new(Code::ExecExpired, "the exec's record is no longer kept"));
         }
         Err(WireError::new(Code::ExecNotFound, "no such exec"))
@@ -87,7 +86,7 @@ impl Daemon {
         }
         let (order, known) = &mut *self.expired.borrow_mut();
         order.push_back(id);
-        known.insert(id);
+        known.insert(id, Rc::clone(&exec.principal));
         if order.len() > MAX_EXPIRED
             && let Some(oldest) = order.pop_front()
         {

@@ -19,6 +19,12 @@ fn state_and_parent(pid: i32) -> Option<(u8, i32)> {
     Some((state, fields.next()?.parse().ok()?))
 }
 
+/// The parent of a process that can be seen.
+#[must_use]
+pub fn parent_of(pid: i32) -> Option<i32> {
+    state_and_parent(pid).map(|(_, parent)| parent)
+}
+
 /// Whether the process exists and is no zombie.
 #[must_use]
 pub fn is_alive(pid: i32) -> bool {
