@@ -117,6 +117,7 @@ fn crates_live_in_one_place() {
             ("tokio", &["daemon/", "cli/"][..]),
             ("toml", &["policy/"]),
             ("caps", &["layers/"]),
+            ("seccompiler", &["layers/"]),
             ("clap", &["cli/"]),
             ("dotenvy", &["daemon/", "cli/"]),
         ] {

@@ -8,6 +8,7 @@ pub mod landlock;
 pub mod nested;
 pub mod network;
 pub mod root;
+pub mod seccomp;
 
 use crate::launcher::protocol::Stage;
 use crate::plan::SessionPlan;

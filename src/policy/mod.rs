@@ -4,6 +4,8 @@
 //! bounds are refused.
 #![forbid(unsafe_code)]
 
+pub mod syscalls;
+
 use crate::plan::Rlimit;
 use crate::report::Demand;
 use serde::{Deserialize, Serialize};
