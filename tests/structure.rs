@@ -124,6 +124,14 @@ fn crates_live_in_one_place() {
             assert!(is_in(places) || !names(&text, name, "::"), "{name} in {place}");
             assert!(is_in(places) || !names(&text, name, ";"), "{name} in {place}");
         }
+        // A layer's module has its crate's name: there the leading colons tell them apart.
+        for (name, places) in [("landlock", &["layers/"][..])] {
+            let written = [format!("use {name}::"), format!(" ::{name}::"), format!("(::{name}::")];
+            assert!(
+                is_in(places) || !written.iter().any(|written| text.contains(written)),
+                "{name} in {place}"
+            );
+        }
     }
 }
 

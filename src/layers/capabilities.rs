@@ -1,6 +1,9 @@
-//! What a privileged launcher keeps: enough to become a session's user and to end its processes.
+//! Capabilities: what a privileged launcher keeps (enough to become a session's user and to end its processes), and
+//! how an init in its own user namespace gives up all of them.
 
+use crate::sys::privilege;
 use caps::{CapSet, Capability, CapsHashSet};
+use std::io;
 
 /// Empties the bounding, inheritable and ambient sets and keeps of the others only `CAP_SETUID`, `CAP_SETGID`
 /// (to become a session's user) and `CAP_KILL` (to end what runs as that user).
@@ -23,4 +26,30 @@ pub fn keep_launchers() -> Result<(), &'static str> {
     let wanted: CapsHashSet = have.intersection(&kept).copied().collect();
     caps::set(None, CapSet::Effective, &wanted).map_err(|_| "effective")?;
     caps::set(None, CapSet::Permitted, &wanted).map_err(|_| "permitted")
+}
+
+/// Gives up every capability, for good: the bounding set is emptied of all that the kernel knows, the securebits
+/// are locked so that neither root's id nor a change of ids brings any back, and the other four sets are cleared.
+/// All of it is read back.
+///
+/// # Errors
+/// The kernel's; `EPERM` without `CAP_SETPCAP` where anything is left that only it could take away, or where what
+/// was read back is not empty.
+pub fn drop_all() -> io::Result<()> {
+    let bounding = privilege::own_sets()?.bounding;
+    for capability in (0..u64::BITS).filter(|bit| bounding & 1 << bit != 0) {
+        privilege::drop_from_bounding(capability)?;
+    }
+    if privilege::securebits()? & privilege::LOCKED_SECUREBITS != privilege::LOCKED_SECUREBITS {
+        privilege::set_securebits(privilege::LOCKED_SECUREBITS)?;
+    }
+    for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
+        // The crate's error has no number; what matters is read back below.
+        caps::clear(None, set).map_err(|_| io::Error::from_raw_os_error(libc::EPERM))?;
+    }
+    let locked = privilege::securebits()? & privilege::LOCKED_SECUREBITS == privilege::LOCKED_SECUREBITS;
+    if !locked || privilege::own_sets()? != privilege::Sets::default() {
+        return Err(io::Error::from_raw_os_error(libc::EPERM));
+    }
+    Ok(())
 }

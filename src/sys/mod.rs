@@ -1,13 +1,16 @@
 //! The kernel's interface: the only place with `unsafe`. Knows nothing of sessions or policies.
 
+pub mod attempt;
 pub mod clone;
 pub mod environ;
 pub mod keyring;
+pub mod landlock;
 pub mod mark;
 pub mod memory;
 pub mod mount;
 pub mod net;
 pub mod proc;
+pub mod privilege;
 pub mod process;
 pub mod raw;
 pub mod slot;
