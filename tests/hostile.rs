@@ -386,3 +386,44 @@ fn a_process_of_a_session_that_drops_its_mark_is_no_client() {
         assert!(outside.status.success());
     }
 }
+
+/// How often `needle` is in the writable memory of a process.
+fn copies_in_memory(pid: i32, needle: &[u8]) -> usize {
+    use std::os::unix::fs::FileExt;
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let mut found = 0;
+    for line in maps.lines().filter(|line| line.contains(" rw") && !line.contains("[v")) {
+        let (from, to) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+        let [from, to] = [from, to].map(|number| u64::from_str_radix(number, 16).unwrap());
+        let mut bytes = vec![0; usize::try_from(to - from).unwrap()];
+        if memory.read_exact_at(&mut bytes, from).is_ok() {
+            found += bytes.windows(needle.len()).filter(|window| *window == needle).count();
+        }
+    }
+    found
+}
+
+#[test]
+fn the_runtime_scope_is_in_the_daemons_memory_once() {
+    if !is_root() {
+        eprintln!("needs root: nobody else may read a daemon's memory");
+        return;
+    }
+    let home = Home::new(By::Ordinary);
+    // Long, of parts that are recognised each: what is left of a buffer may be written over in part.
+    let part = new_mark();
+    let secret = part.repeat(200);
+    let other = format!("other-{}", new_mark());
+    let file = home.private_file("env", &format!("A=1\nB='{secret}'\nTRL_X={other}\nC=\"x{secret}\"\n"));
+    let mut command = home.serve(&["--env-file", file.to_str().unwrap(), "--pass-env", "KEPT"]);
+    let kept = format!("kept-{}", new_mark());
+    command.env("KEPT", &kept).env("NOT_KEPT", &other).stderr(std::process::Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let pid = i32::try_from(child.id()).unwrap();
+    assert!(within(PATIENCE, || UnixStream::connect(home.socket()).is_ok()));
+    let counts = [&part, &other, &kept].map(|text| copies_in_memory(pid, text.as_bytes()));
+    signal(pid, nix::sys::signal::Signal::SIGTERM);
+    child.wait().unwrap();
+    assert_eq!(counts, [400, 0, 1], "of the file's, of what is dropped, of what is passed");
+}

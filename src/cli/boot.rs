@@ -68,7 +68,7 @@ pub fn boot(args: &BootArgs, place: Place) -> Result<Booted, Failure> {
     let as_root = user::is_root();
     let named = user::named(args.user.as_deref(), as_root)?;
     // The file's owner may be root or whom the daemon will be; read while it can be.
-    let runtime_env = runtime_env::read(args, named)?;
+    let runtime_env = sys::memory::wiping(|| runtime_env::read(args, named))?;
     sys::environ::wipe();
 
     let (socket, directory) = match place {

@@ -8,6 +8,7 @@ use super::serve::{host, start_log};
 use super::show::{self, Failure};
 use crate::daemon::config::Config;
 use crate::sys::mark::PeerCheck;
+use crate::sys::memory;
 use nix::unistd::{AccessFlags, access};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -24,7 +25,7 @@ const BOUND: Duration = Duration::from_secs(30);
 pub fn run(args: &RunArgs, json: bool) -> Result<i32, Failure> {
     start_log(&args.boot, "warn")?;
     // What the caller's environment has to say is read before it is wiped.
-    let env = exec::environment(&args.exec.env)?;
+    let env = memory::wiping(|| exec::environment(&args.exec.env))?;
     let caller_cwd = std::env::current_dir().ok();
     let booted = boot(&args.boot, Place::Private)?;
     let socket = booted.socket.clone();
