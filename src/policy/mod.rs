@@ -1,25 +1,33 @@
 //! What a session *may be*: TOML of fixed shape, parsed strictly. Nothing here touches the system.
 //!
-//! The policies that TRL brings are compiled in. An unknown key, a key given twice, and a value beyond its
-//! bounds are refused.
+//! A text goes through [`read`] (each key of [`keys`] with its place), [`set`] (what it extends), [`check`] (what
+//! contradicts itself) and becomes a [`Policy`], in which nothing is left open. [`resolve`] makes of it, of a
+//! request and of what the host has the part of a plan that is L2. The policies that TRL brings are compiled in.
 #![forbid(unsafe_code)]
 
+mod check;
+mod demands;
+mod files;
+pub mod keys;
+mod read;
+pub mod resolve;
+pub mod schema;
+pub mod set;
 pub mod syscalls;
+mod text;
+mod value;
+
+pub use demands::layer;
+pub use read::{FileError, MAX_TEXT, Place};
+pub use resolve::{Found, HostView, Request, ResolveError, WorkspaceChoice};
+pub use set::{Policies, Text};
+pub use text::toml;
 
 use crate::plan::Rlimit;
 use crate::report::Demand;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use std::time::Duration;
-
-/// Name and text of each policy that is compiled in.
-const EMBEDDED: [(&str, &str); 1] = [("l1", include_str!("../../policies/l1.toml"))];
-/// Most commands of a session side by side that a policy may allow.
-const MOST_RUNNING_EXECS: u32 = 256;
-/// Longest grace, seconds: destroying a session must end within a time that a client waits for.
-const LONGEST_GRACE_S: u32 = 3600;
-/// Fewest descriptors: 0 to 2, and what a dynamic loader opens.
-const FEWEST_DESCRIPTORS: u64 = 16;
 
 /// Limits of each exec. What is `None` is the host's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,8 +47,9 @@ pub struct Rlimits {
     pub nproc: u32,
 }
 
-/// A policy, complete and within its bounds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// A policy, complete and within its bounds. What each field decides is said in [`keys::KEYS`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Policy {
     /// Its name.
     pub name: String,
@@ -48,28 +57,96 @@ pub struct Policy {
     pub description: String,
     /// `PR_SET_NO_NEW_PRIVS`.
     pub no_new_privileges: Demand,
-    /// Limits of each exec.
-    pub rlimits: Rlimits,
     /// Commands of one session that may run side by side.
     pub max_running_execs: u32,
     /// Seconds between SIGTERM and SIGKILL.
     pub grace_s: u32,
     /// File mode creation mask.
-    #[serde(serialize_with = "octal")]
+    #[serde(serialize_with = "octal", deserialize_with = "from_octal")]
     pub umask: u32,
+    /// Limits of each exec.
+    pub rlimits: Rlimits,
+    /// Namespaces of the session's own.
+    pub namespaces: NamespacesPolicy,
+    /// Whom it is outside and inside.
+    pub user: UserPolicy,
+    /// Its root.
+    pub filesystem: FilesystemPolicy,
+    /// The directory that it works in.
+    pub workspace: WorkspacePolicy,
+    /// Its network.
+    pub network: NetworkPolicy,
+    /// Landlock.
+    pub landlock: LandlockPolicy,
+    /// System calls.
+    pub seccomp: SeccompPolicy,
 }
 
-/// The file's shape.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PolicyFile {
-    name: String,
-    description: String,
-    no_new_privileges: Demand,
-    rlimits: Rlimits,
-    max_running_execs: u32,
-    grace_s: u32,
-    umask: String,
+macro_rules! section {
+    ($name:ident, $section:literal, { $($field:ident: $type:ty),* $(,)? }) => {
+        #[doc = concat!("`[", $section, "]` of a policy; see [`keys::KEYS`].")]
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name {
+            $(#[doc = concat!("`", $section, ".", stringify!($field), "`.")] pub $field: $type,)*
+        }
+    };
+}
+
+section!(NamespacesPolicy, "namespaces", {
+    user: Demand, mount: Demand, pid: Demand, ipc: Demand, uts: Demand, cgroup: Demand, net: Demand,
+    nested: bool, hostname: String,
+});
+section!(UserPolicy, "user", { demand: Demand, ids: u32, uid: u32, gid: u32, allow_root_inside: bool });
+section!(FilesystemPolicy, "filesystem", {
+    demand: Demand, view: View, rootfs: Option<String>, system: Vec<String>, copy: Vec<String>,
+    read_only: Vec<String>, writable: Vec<String>, offer_read_only: Vec<String>, offer_writable: Vec<String>,
+    tmp_size: u64, run_size: u64, shm_size: u64, inodes: u64, exec_tmp: bool, processes_only: bool,
+});
+section!(WorkspacePolicy, "workspace", {
+    mode: WorkspaceMode, path: String, size: u64, inodes: u64, writable: bool, exec: bool, protect: Vec<String>,
+});
+section!(NetworkPolicy, "network", {
+    mode: NetworkMode, bind_ports: Option<Vec<u16>>, connect_ports: Option<Vec<u16>>,
+});
+section!(LandlockPolicy, "landlock", { demand: Demand, execute: Vec<String>, scoped: bool });
+section!(SeccompPolicy, "seccomp", {
+    demand: Demand, groups: Vec<String>, allow: Vec<String>, refuse: Vec<String>, families: Vec<String>,
+    strict: bool,
+});
+
+/// How system directories are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum View {
+    /// By an overlay of the session's own.
+    Overlay,
+    /// By a read-only bind mount.
+    Bind,
+}
+
+/// The most that a workspace may be, in ascending order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkspaceMode {
+    /// There is none.
+    None,
+    /// A fresh directory, gone with the session.
+    Private,
+    /// Also a host's directory of which only a layer above it is written, or nothing.
+    Overlay,
+    /// Also a host's directory itself.
+    Host,
+}
+
+/// The network of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkMode {
+    /// A loopback of its own.
+    None,
+    /// The host's.
+    Host,
 }
 
 /// What the daemon's own configuration says of the limits of all children.
@@ -83,12 +160,12 @@ pub struct Overrides {
     pub nproc: Option<u32>,
 }
 
-/// A text that is no policy.
+/// A limit that is none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
-    /// Not of the shape, or not TOML.
-    #[error("policy file: {0}")]
-    Shape(String),
+    /// A text that is no policy.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A value beyond its bounds.
     #[error("{field} must be {expected}")]
     Bounds {
@@ -100,42 +177,24 @@ pub enum PolicyError {
 }
 
 impl Policy {
-    /// The policy of that name, if there is one.
+    /// The shipped policy of that name, if there is one.
     #[must_use]
     pub fn load(name: &str) -> Option<Self> {
-        let (_, text) = EMBEDDED.iter().find(|(known, _)| *known == name)?;
-        Self::parse(text).ok()
+        Policies::shipped().ok()?.get(name).cloned()
     }
 
     /// The names that [`Policy::load`] knows.
     #[must_use]
     pub fn names() -> Vec<&'static str> {
-        EMBEDDED.iter().map(|(name, _)| *name).collect()
+        set::SHIPPED.iter().map(|(name, _)| *name).collect()
     }
 
-    /// Parses a policy's text.
+    /// Parses a policy's text, which may extend what is shipped.
     ///
     /// # Errors
-    /// [`PolicyError`], which names the key.
-    pub fn parse(text: &str) -> Result<Self, PolicyError> {
-        let file: PolicyFile =
-            toml::from_str(text).map_err(|error| PolicyError::Shape(error.message().to_owned()))?;
-        let umask = file
-            .umask
-            .strip_prefix("0o")
-            .filter(|digits| digits.bytes().all(|digit| digit.is_ascii_digit()))
-            .and_then(|digits| u32::from_str_radix(digits, 8).ok())
-            .ok_or(PolicyError::Bounds { field: "umask", expected: "text like \"0o077\"" })?;
-        let policy = Self {
-            name: file.name,
-            description: file.description,
-            no_new_privileges: file.no_new_privileges,
-            rlimits: file.rlimits,
-            max_running_execs: file.max_running_execs,
-            grace_s: file.grace_s,
-            umask,
-        };
-        policy.check().map(|()| policy)
+    /// [`FileError`], which names line and column.
+    pub fn parse(text: &str) -> Result<Self, FileError> {
+        Policies::shipped()?.parse("policy", text)
     }
 
     /// With the daemon's limits in place of the policy's; the digest is then another.
@@ -146,26 +205,14 @@ impl Policy {
         self.rlimits.cpu_s = overrides.cpu_s.unwrap_or(self.rlimits.cpu_s);
         self.rlimits.as_bytes = overrides.as_bytes.or(self.rlimits.as_bytes);
         self.rlimits.nproc = overrides.nproc.unwrap_or(self.rlimits.nproc);
-        self.check().map(|()| self)
-    }
-
-    fn check(&self) -> Result<(), PolicyError> {
-        let name_fits = (1..=64).contains(&self.name.len())
-            && self.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-        let rlimits = &self.rlimits;
         let bounds = [
-            (name_fits, "name", "1 to 64 letters, digits, '-' or '_'"),
-            (self.umask <= 0o777, "umask", "at most 0o777"),
-            ((1..=MOST_RUNNING_EXECS).contains(&self.max_running_execs), "max_running_execs", "1 to 256"),
-            (self.grace_s <= LONGEST_GRACE_S, "grace_s", "at most 3600"),
-            (rlimits.cpu_s > 0, "rlimits.cpu_s", "at least 1"),
-            (rlimits.nofile >= FEWEST_DESCRIPTORS, "rlimits.nofile", "at least 16"),
-            (rlimits.as_bytes != Some(0), "rlimits.as_bytes", "at least 1"),
-            (rlimits.nproc > 0, "rlimits.nproc", "at least 1"),
+            (self.rlimits.cpu_s > 0, "rlimits.cpu_s"),
+            (self.rlimits.as_bytes != Some(0), "rlimits.as_bytes"),
+            (self.rlimits.nproc > 0, "rlimits.nproc"),
         ];
-        match bounds.into_iter().find(|(within, _, _)| !within) {
-            Some((_, field, expected)) => Err(PolicyError::Bounds { field, expected }),
-            None => Ok(()),
+        match bounds.into_iter().find(|(within, _)| !within) {
+            Some((_, field)) => Err(PolicyError::Bounds { field, expected: "at least 1" }),
+            None => Ok(self),
         }
     }
 
@@ -193,104 +240,27 @@ impl Policy {
         .collect()
     }
 
-    /// `sha256:` and the hash, in hexadecimal, of all that the policy decides: not of its text, and not of its
-    /// description.
+    /// `sha256:` and the hash, in hexadecimal, of all that the policy decides, in one fixed spelling: not of its
+    /// text, of what it extends, or of its description.
     #[must_use]
     pub fn digest(&self) -> String {
-        let optional =
-            |value: Option<u64>| value.map_or_else(|| "none".to_owned(), |value| value.to_string());
-        let canonical = format!(
-            "trl-policy-1\nname={}\nno_new_privileges={}\nmax_running_execs={}\ngrace_s={}\numask={:o}\n\
-             rlimits.cpu_s={}\nrlimits.nofile={}\nrlimits.core={}\nrlimits.as_bytes={}\n\
-             rlimits.fsize_bytes={}\nrlimits.nproc={}\n",
-            self.name,
-            self.no_new_privileges.name(),
-            self.max_running_execs,
-            self.grace_s,
-            self.umask,
-            self.rlimits.cpu_s,
-            self.rlimits.nofile,
-            self.rlimits.core,
-            optional(self.rlimits.as_bytes),
-            optional(self.rlimits.fsize_bytes),
-            self.rlimits.nproc,
-        );
+        let mut decided = serde_json::to_value(self).unwrap_or_default();
+        if let Some(map) = decided.as_object_mut() {
+            map.remove("description");
+        }
+        let canonical = format!("trl-policy-2\n{}\n", set::canonical(&decided));
         Sha256::digest(canonical).iter().fold("sha256:".to_owned(), |hex, byte| format!("{hex}{byte:02x}"))
     }
 }
 
-fn octal<S: serde::Serializer>(mask: &u32, serializer: S) -> Result<S::Ok, S::Error> {
+fn octal<S: Serializer>(mask: &u32, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("0o{mask:03o}"))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const L1: &str = EMBEDDED[0].1;
-
-    #[test]
-    fn every_embedded_policy_loads_under_its_name() {
-        for name in Policy::names() {
-            assert_eq!(Policy::load(name).map(|policy| policy.name).as_deref(), Some(name));
-        }
-        assert!(Policy::load("nothing").is_none());
-    }
-
-    #[test]
-    fn l1_is_what_the_protocol_says() {
-        let policy = Policy::parse(L1).unwrap();
-        assert_eq!((policy.rlimits.cpu_s, policy.rlimits.nofile, policy.rlimits.core), (300, 1024, 0));
-        assert_eq!((policy.rlimits.nproc, policy.max_running_execs, policy.grace_s), (64, 16, 5));
-        assert_eq!((policy.umask, policy.no_new_privileges), (0o077, Demand::Required));
-        assert_eq!(policy.rlimits().len(), 3);
-    }
-
-    #[test]
-    fn unknown_and_duplicate_keys_are_refused() {
-        for extra in ["surprise = 1", "core = 1"] {
-            let text = format!("{L1}\n{extra}\n");
-            assert!(matches!(Policy::parse(&text), Err(PolicyError::Shape(_))), "{extra}");
-        }
-        assert!(Policy::parse(&format!("surprise = 1\n{L1}")).is_err());
-        assert!(Policy::parse(&L1.replace("\"required\"", "\"maybe\"")).is_err());
-        assert!(Policy::parse(&L1.replace("grace_s = 5", "")).is_err());
-    }
-
-    #[test]
-    fn values_beyond_their_bounds_are_refused() {
-        for (from, to) in [
-            ("\"0o077\"", "\"077\""),
-            ("\"0o077\"", "\"0o1000\""),
-            ("\"0o077\"", "\"0o+7\""),
-            ("max_running_execs = 16", "max_running_execs = 0"),
-            ("grace_s = 5", "grace_s = 100000"),
-            ("cpu_s = 300", "cpu_s = 0"),
-            ("nofile = 1024", "nofile = 3"),
-            ("nproc = 64", "nproc = 0"),
-            ("name = \"l1\"", "name = \"../l1\""),
-        ] {
-            assert!(L1.contains(from));
-            assert!(matches!(Policy::parse(&L1.replace(from, to)), Err(PolicyError::Bounds { .. })), "{to}");
-        }
-    }
-
-    #[test]
-    fn the_digest_is_of_what_is_decided() {
-        let policy = Policy::parse(L1).unwrap();
-        let digest = policy.digest();
-        assert!(digest.starts_with("sha256:") && digest.len() == 71);
-        assert_eq!(Policy::parse(&format!("# comment\n{L1}")).unwrap().digest(), digest);
-        let other = policy.clone().with(Overrides { nproc: Some(65), ..Overrides::default() }).unwrap();
-        assert_ne!(other.digest(), digest);
-        assert_eq!(policy.with(Overrides::default()).unwrap().digest(), digest);
-    }
-
-    #[test]
-    fn an_override_has_the_same_bounds() {
-        let policy = Policy::parse(L1).unwrap();
-        let with = Overrides { cpu_s: Some(7), as_bytes: Some(1 << 30), nproc: Some(9) };
-        assert_eq!(policy.clone().with(with).unwrap().rlimits().len(), 4);
-        assert!(policy.with(Overrides { cpu_s: Some(0), ..with }).is_err());
-    }
+fn from_octal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    value::mask(&text).ok_or_else(|| serde::de::Error::custom("no mask"))
 }
+
+#[cfg(test)]
+mod tests;
