@@ -40,6 +40,9 @@ pub enum Command {
     Stats,
     /// Version, limits and host facts of the daemon.
     Info,
+    /// Look at policies, and check files of them.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
 }
 
 /// How log lines are written.
@@ -209,6 +212,37 @@ pub enum SessionCommand {
         /// The session.
         session: String,
     },
+}
+
+/// `trl policy …`.
+#[derive(Subcommand)]
+pub enum PolicyCommand {
+    /// Check policy files; faults are printed as FILE:LINE:COLUMN: MESSAGE, and the exit code is 1.
+    Check {
+        /// The files.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Directory of policies that they may extend.
+        #[arg(long, value_name = "DIR")]
+        policy_dir: Option<PathBuf>,
+    },
+    /// Print a policy with nothing left open, as TOML.
+    Show {
+        /// A policy's name, or a file.
+        #[arg(value_name = "NAME|FILE")]
+        policy: String,
+        /// Directory of the operator's own policies.
+        #[arg(long, value_name = "DIR")]
+        policy_dir: Option<PathBuf>,
+    },
+    /// List the policies that there are.
+    List {
+        /// Directory of the operator's own policies.
+        #[arg(long, value_name = "DIR")]
+        policy_dir: Option<PathBuf>,
+    },
+    /// Print the JSON Schema of policy files, for editors.
+    Schema,
 }
 
 /// `trl session create`.

@@ -9,6 +9,7 @@ pub mod boot;
 pub mod client;
 mod directory;
 pub mod exec;
+pub mod policy;
 pub mod run;
 mod runtime_env;
 pub mod serve;
@@ -45,6 +46,7 @@ fn dispatch(cli: Cli) -> Result<i32, Failure> {
         Command::Ps(args) => session::ps(&mut connect()?, &args, json)?,
         Command::Ping => simple(&mut connect()?, "system.ping", json)?,
         Command::Stats => simple(&mut connect()?, "system.stats", json)?,
+        Command::Policy(command) => return policy::policy(&command, json),
         Command::Info => simple(&mut connect()?, "system.info", json)?,
     }
     Ok(0)

@@ -38,7 +38,8 @@ pub fn load(directory: Option<&Path>) -> Result<Policies, Failure> {
 
 fn texts(directory: &Path) -> Result<Vec<Text>, Failure> {
     let failed = |error| SysError::new("read directory", directory.display().to_string(), &error);
-    let handle = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(directory).map_err(failed)?;
+    let handle =
+        OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(directory).map_err(failed)?;
     trusted(directory, &handle)?;
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(failed)? {
@@ -104,7 +105,11 @@ fn list(policies: &Policies, json: bool) {
         json!({"name": policy.name, "digest": digest, "description": policy.description})
     });
     let rows = json!(rows.collect::<Vec<_>>());
-    if json { show::json(&json!({"policies": rows})) } else { show::list(&rows, &["name", "digest", "description"]) }
+    if json {
+        show::json(&json!({"policies": rows}))
+    } else {
+        show::list(&rows, &["name", "digest", "description"])
+    }
 }
 
 /// A known policy's name, else a file.
@@ -132,9 +137,7 @@ fn check(files: &[std::path::PathBuf], known: &Policies) -> Result<i32, Failure>
     for path in files {
         let fault = match text(path, false) {
             Err(failure) => Some(failure.to_string()),
-            Ok(text) => {
-                known.parse(&path.display().to_string(), &text).err().map(|error| error.to_string())
-            }
+            Ok(text) => known.parse(&path.display().to_string(), &text).err().map(|error| error.to_string()),
         };
         if let Some(fault) = fault {
             show::line(&fault);

@@ -138,7 +138,9 @@ fn restricts(policy: &Policy, entries: &Entries) -> Result<(), FileError> {
             "needs a file system of the session's own",
         ),
         (
-            !off(policy.seccomp.demand) && policy.seccomp.groups.is_empty() && policy.seccomp.allow.is_empty(),
+            !off(policy.seccomp.demand)
+                && policy.seccomp.groups.is_empty()
+                && policy.seccomp.allow.is_empty(),
             "seccomp",
             "groups",
             "nothing is allowed",
@@ -185,7 +187,8 @@ fn paths(policy: &Policy, entries: &Entries) -> Result<(), FileError> {
 }
 
 fn calls(entries: &Entries) -> Result<(), FileError> {
-    let list = |name| entries.get(&("seccomp", name)).map(|entry| entry.elements.as_slice()).unwrap_or_default();
+    let list =
+        |name| entries.get(&("seccomp", name)).map(|entry| entry.elements.as_slice()).unwrap_or_default();
     let allowed: Vec<_> =
         list("allow").iter().filter_map(|(name, _)| syscalls::number(name.as_str()?)).collect();
     for (name, place) in list("refuse") {

@@ -4,15 +4,8 @@
 use super::Policy;
 
 /// Places that every root has of its own making.
-pub const MADE: [&str; 7] = [
-    "/etc/passwd",
-    "/etc/group",
-    "/etc/hostname",
-    "/etc/hosts",
-    "/etc/resolv.conf",
-    "/var/tmp",
-    "/var/run",
-];
+pub const MADE: [&str; 7] =
+    ["/etc/passwd", "/etc/group", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/var/tmp", "/var/run"];
 /// What the session's user is called.
 const USER: &str = "agent";
 

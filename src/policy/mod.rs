@@ -27,6 +27,7 @@ use crate::plan::Rlimit;
 use crate::report::Demand;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// Limits of each exec. What is `None` is the host's.
@@ -180,7 +181,8 @@ impl Policy {
     /// The shipped policy of that name, if there is one.
     #[must_use]
     pub fn load(name: &str) -> Option<Self> {
-        Policies::shipped().ok()?.get(name).cloned()
+        static SHIPPED: OnceLock<Option<Policies>> = OnceLock::new();
+        SHIPPED.get_or_init(|| Policies::shipped().ok()).as_ref()?.get(name).cloned()
     }
 
     /// The names that [`Policy::load`] knows.

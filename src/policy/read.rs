@@ -115,8 +115,7 @@ impl Source<'_> {
             match KEYS.iter().find(|key| !key.section.is_empty() && key.section == name) {
                 Some(section) => {
                     let table = found.get_ref().as_table();
-                    let table =
-                        table.ok_or_else(|| (found.span(), format!("expected a table [{name}]")))?;
+                    let table = table.ok_or_else(|| (found.span(), format!("expected a table [{name}]")))?;
                     for pair in in_order(table) {
                         self.one(section.section, pair, into)?;
                     }

@@ -97,8 +97,9 @@ impl Policy {
         if !short.is_empty() {
             return Err(ResolveError::Unavailable(short));
         }
-        let has =
-            |name: &str, demand: Demand| demand != Demand::Off && !host.missing.iter().any(|(m, _)| *m == name);
+        let has = |name: &str, demand: Demand| {
+            demand != Demand::Off && !host.missing.iter().any(|(m, _)| *m == name)
+        };
         let own = &self.namespaces;
         let user = has(layer::USER_NAMESPACE, own.user);
         let flags = [
@@ -179,8 +180,11 @@ impl Policy {
             return denied("writing to a directory of the host");
         }
         let source = checked(&choice.source)?;
-        let shown = self.filesystem.system.iter().chain(&self.filesystem.copy).chain(&self.filesystem.read_only);
-        if let Some(path) = shown.into_iter().find(|path| is_beneath(source, path) || is_beneath(path, source)) {
+        let shown =
+            self.filesystem.system.iter().chain(&self.filesystem.copy).chain(&self.filesystem.read_only);
+        if let Some(path) =
+            shown.into_iter().find(|path| is_beneath(source, path) || is_beneath(path, source))
+        {
             return denied(&format!("a workspace that lies in one another with {path}"));
         }
         // What outlives the session is protected; a layer of changes does not.
@@ -215,7 +219,8 @@ impl Policy {
         host: &HostView<'_>,
     ) -> Result<Root, ResolveError> {
         let own = &self.filesystem;
-        let home = workspace.as_ref().map_or("/tmp".into(), |w| String::from_utf8_lossy(&w.target).into_owned());
+        let home =
+            workspace.as_ref().map_or("/tmp".into(), |w| String::from_utf8_lossy(&w.target).into_owned());
         let text = |text: String| Fill::File(text.into_bytes());
         let tmpfs = |size, exec| Fill::Tmpfs { size, inodes: own.inodes, exec };
         let mut mounts: Vec<(String, Fill, bool)> = vec![
@@ -232,7 +237,11 @@ impl Policy {
         // On the host's network its names are the session's.
         for (path, made) in [("/etc/hosts", files::hosts(self)), ("/etc/resolv.conf", String::new())] {
             let shared = (self.network.mode == NetworkMode::Host).then(|| follow(path, host)).flatten();
-            mounts.push((path.into(), shared.map_or_else(|| text(made), |from| Fill::Copy(from.into())), false));
+            mounts.push((
+                path.into(),
+                shared.map_or_else(|| text(made), |from| Fill::Copy(from.into())),
+                false,
+            ));
         }
         for path in &own.system {
             self.system(path, host, &mut mounts);
@@ -255,8 +264,16 @@ impl Policy {
         }
         // A parent before what is in it.
         mounts.sort_by(|(a, ..), (b, ..)| a.split('/').cmp(b.split('/')));
-        let mounts = mounts.into_iter().map(|(target, fill, optional)| Mount { target: target.into(), fill, optional });
-        Ok(Root { mounts: mounts.collect(), workspace: workspace.clone(), processes_only: own.processes_only })
+        let mounts = mounts.into_iter().map(|(target, fill, optional)| Mount {
+            target: target.into(),
+            fill,
+            optional,
+        });
+        Ok(Root {
+            mounts: mounts.collect(),
+            workspace: workspace.clone(),
+            processes_only: own.processes_only,
+        })
     }
 
     fn source(&self, path: &str) -> String {
@@ -278,7 +295,8 @@ impl Policy {
                 if self.filesystem.view == View::Bind {
                     return;
                 }
-                let below = host.submounts.iter().filter(|mount| **mount != source && is_beneath(mount, &source));
+                let below =
+                    host.submounts.iter().filter(|mount| **mount != source && is_beneath(mount, &source));
                 for mount in below.collect::<BTreeSet<_>>() {
                     let target = format!("{path}{}", &mount[source.len()..]);
                     let fill = match (host.look)(mount) {
@@ -303,7 +321,12 @@ impl Policy {
         follow(&source, host).map(|source| Fill::Copy(source.into()))
     }
 
-    fn landlock(&self, root: Option<&Root>, workspace: Option<&Workspace>, extra: &[(String, bool)]) -> Landlock {
+    fn landlock(
+        &self,
+        root: Option<&Root>,
+        workspace: Option<&Workspace>,
+        extra: &[(String, bool)],
+    ) -> Landlock {
         const READ: u32 = Access::READ;
         const CHANGE: u32 = Access::READ | Access::WRITE;
         let own = &self.filesystem;
@@ -323,7 +346,9 @@ impl Policy {
         rules.extend(self.landlock.execute.iter().map(|path| (path.clone(), READ | Access::EXECUTE)));
         rules.extend(own.read_only.iter().map(|path| (path.clone(), READ)));
         rules.extend(own.writable.iter().map(|path| (path.clone(), CHANGE)));
-        rules.extend(extra.iter().map(|(path, writable)| (path.clone(), if *writable { CHANGE } else { READ })));
+        rules.extend(
+            extra.iter().map(|(path, writable)| (path.clone(), if *writable { CHANGE } else { READ })),
+        );
         if let Some(workspace) = workspace {
             let access = if workspace.writable { CHANGE } else { READ } | execute(self.workspace.exec);
             rules.push((String::from_utf8_lossy(&workspace.target).into_owned(), access));
@@ -357,7 +382,8 @@ impl Policy {
         refuse.extend(numbers(&own.refuse));
         grouped.extend(meant);
         let allow: BTreeSet<u32> = grouped.difference(&refuse).copied().collect();
-        let family = |name: &String| FAMILIES.iter().find(|(known, _)| known == name).map(|(_, number)| *number);
+        let family =
+            |name: &String| FAMILIES.iter().find(|(known, _)| known == name).map(|(_, number)| *number);
         Seccomp {
             allow: allow.into_iter().collect(),
             refuse: refuse.into_iter().collect(),

@@ -7,7 +7,10 @@ use serde_json::{Map, Value, json};
 #[must_use]
 pub fn schema() -> Value {
     let mut top = Map::new();
-    top.insert(EXTENDS.into(), json!({"type": "string", "description": "The policy that this one is built on."}));
+    top.insert(
+        EXTENDS.into(),
+        json!({"type": "string", "description": "The policy that this one is built on."}),
+    );
     let mut sections: Map<String, Value> = Map::new();
     for key in KEYS {
         let into = if key.section.is_empty() {
@@ -43,12 +46,18 @@ fn of(key: &Key) -> Value {
     let mut value = match key.kind {
         Kind::Name => json!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}),
         Kind::Line => json!({"type": "string", "maxLength": 256}),
-        Kind::Hostname => json!({"type": "string", "maxLength": 64, "pattern": "^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)?$"}),
+        Kind::Hostname => {
+            json!({"type": "string", "maxLength": 64, "pattern": "^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)?$"})
+        }
         Kind::Demand => json!({"enum": ["required", "best_effort", "off"]}),
         Kind::Switch => json!({"type": "boolean"}),
         Kind::Integer(least, most) => json!({"type": "integer", "minimum": least, "maximum": most}),
-        Kind::Size(least, most) => json!({"anyOf": [size(least, most), {"type": "string", "pattern": "^[0-9]+[KMGT]?$"}]}),
-        Kind::Limit(least, most) => json!({"anyOf": [size(least, most), {"type": "string", "pattern": "^([0-9]+[KMGT]?|unlimited)$"}]}),
+        Kind::Size(least, most) => {
+            json!({"anyOf": [size(least, most), {"type": "string", "pattern": "^[0-9]+[KMGT]?$"}]})
+        }
+        Kind::Limit(least, most) => {
+            json!({"anyOf": [size(least, most), {"type": "string", "pattern": "^([0-9]+[KMGT]?|unlimited)$"}]})
+        }
         Kind::Mask => json!({"type": "string", "pattern": "^0o[0-7]+$"}),
         Kind::OneOf(words) => json!({"enum": words}),
         Kind::Path => path(),

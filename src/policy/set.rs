@@ -72,7 +72,10 @@ impl Policies {
                 && entry.value.as_str() != Some(name)
             {
                 let place = entry.place.clone();
-                return Err(FileError { place, message: format!("name must be {name:?}, as the file is named") });
+                return Err(FileError {
+                    place,
+                    message: format!("name must be {name:?}, as the file is named"),
+                });
             }
             files.insert(name.clone(), found);
         }
@@ -185,8 +188,7 @@ fn tree(entries: &Entries) -> Value {
         let value = entry.value.clone();
         if section.is_empty() {
             top.insert((*name).to_owned(), value);
-        } else if let Value::Object(table) =
-            top.entry(*section).or_insert_with(|| Value::Object(Map::new()))
+        } else if let Value::Object(table) = top.entry(*section).or_insert_with(|| Value::Object(Map::new()))
         {
             table.insert((*name).to_owned(), value);
         }

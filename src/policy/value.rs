@@ -127,9 +127,7 @@ pub fn expected(kind: Kind) -> String {
             format!("bytes from {least} to {most}, as a whole number or text like \"256M\", or \"unlimited\"")
         }
         Kind::Mask => "text like \"0o077\", at most \"0o777\"".into(),
-        Kind::OneOf(words) => {
-            words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" or ")
-        }
+        Kind::OneOf(words) => words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" or "),
         Kind::Path => "an absolute path without '.', '..' and '//'".into(),
         Kind::Rootfs => "an absolute path without '.', '..' and '//', or \"host\"".into(),
         Kind::Ports => "a list of ports, or \"any\"".into(),
@@ -230,12 +228,18 @@ mod tests {
 
     #[test]
     fn sizes_are_digits_and_one_letter() {
-        for (text, expected) in
-            [("0", Some(0)), ("512", Some(512)), ("4K", Some(4096)), ("256M", Some(256 << 20)), ("2T", Some(2 << 40))]
-        {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("512", Some(512)),
+            ("4K", Some(4096)),
+            ("256M", Some(256 << 20)),
+            ("2T", Some(2 << 40)),
+        ] {
             assert_eq!(bytes(text), expected, "{text}");
         }
-        for bad in ["", "M", "1MM", "1k", "1 M", "-1", "+1", "1.5G", "0x10", "99999999999999999999", "99999999999T"] {
+        for bad in
+            ["", "M", "1MM", "1k", "1 M", "-1", "+1", "1.5G", "0x10", "99999999999999999999", "99999999999T"]
+        {
             assert_eq!(bytes(bad), None, "{bad}");
         }
     }
