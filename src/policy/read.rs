@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
-use std::rc::Rc;
+use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -17,7 +17,7 @@ pub const MAX_TEXT: usize = 256 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// The file as it was named.
-    pub file: Rc<str>,
+    pub file: Arc<str>,
     /// Line.
     pub line: usize,
     /// Column.
@@ -85,7 +85,7 @@ pub fn read(file: &str, text: &str) -> Result<File, FileError> {
 }
 
 struct Source<'a> {
-    file: Rc<str>,
+    file: Arc<str>,
     text: &'a str,
 }
 
@@ -96,7 +96,7 @@ impl Source<'_> {
         let before = self.text.get(..offset).unwrap_or(self.text);
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        Place { file: Rc::clone(&self.file), line, column }
+        Place { file: Arc::clone(&self.file), line, column }
     }
 
     fn error(&self, (at, message): Fault) -> FileError {

@@ -73,7 +73,7 @@ fn element(kind: Kind, found: &DeValue<'_>) -> Result<Value, String> {
             _ => Err("expected a port, 1 to 65535".into()),
         },
         Kind::Groups => known(text()?, "group of system calls", |name| syscalls::group(name).is_some()),
-        Kind::Calls => known(text()?, "system call", |name| syscalls::number(name).is_some()),
+        Kind::Calls => known(text()?, "system call", syscalls::exists),
         Kind::Families => known(text()?, "socket family (unix, inet, inet6, netlink)", |name| {
             FAMILIES.iter().any(|(family, _)| *family == name)
         }),
