@@ -181,11 +181,25 @@ fn search(spans: &[(u32, BpfProgram)]) -> BpfProgram {
     program
 }
 
+/// What a compiled rule begins with; the search has made sure of all of it.
+fn prologue(number: u32) -> [sock_filter; 5] {
+    [
+        instruction(LOAD, 0, 0, ARCHITECTURE_OFFSET),
+        instruction(JUMP_IF_EQUAL, 1, 0, ARCHITECTURE),
+        instruction(RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
+        instruction(LOAD, 0, 0, NUMBER_OFFSET),
+        instruction(JUMP_IF_EQUAL, 0, 1, number),
+    ]
+}
+
 /// The rules of one call, one after the other: where one lets a call through, the next is asked.
 fn chained(number: u32, of_call: &[Rule]) -> Result<BpfProgram, CompileError> {
     let mut program = BpfProgram::new();
     for (index, rule) in of_call.iter().enumerate() {
         let mut part = compiled(number, rule).map_err(|error| CompileError::Rule { number, error })?;
+        if part.starts_with(&prologue(number)) {
+            part.drain(..prologue(number).len());
+        }
         if index + 1 < of_call.len() {
             let length = part.len();
             for (at, step) in part.iter_mut().enumerate() {
