@@ -231,7 +231,13 @@ pub const KEYS: &[Key] = &[
         "workspace",
         "protect",
         Kind::Entries,
-        "Entries of a host's directory that can be neither written nor created.",
+        "Entries of a host's directory that cannot be written, removed or replaced.",
+    ),
+    key(
+        "workspace",
+        "protect_absent",
+        Kind::OneOf(&["refuse", "leave"]),
+        "A protected entry that the host's directory does not have: no session, or the session can make it.",
     ),
     key(
         "network",

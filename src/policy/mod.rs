@@ -106,6 +106,7 @@ section!(FilesystemPolicy, "filesystem", {
 });
 section!(WorkspacePolicy, "workspace", {
     mode: WorkspaceMode, path: String, size: u64, inodes: u64, writable: bool, exec: bool, protect: Vec<String>,
+    protect_absent: ProtectAbsent,
 });
 section!(NetworkPolicy, "network", {
     mode: NetworkMode, bind_ports: Option<Vec<u16>>, connect_ports: Option<Vec<u16>>,
@@ -138,6 +139,17 @@ pub enum WorkspaceMode {
     Overlay,
     /// Also a host's directory itself.
     Host,
+}
+
+/// What becomes of a protected entry that a host's directory does not have: there nothing can stand in for it
+/// that would not stay behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProtectAbsent {
+    /// No session.
+    Refuse,
+    /// The session can make it.
+    Leave,
 }
 
 /// The network of a session.

@@ -3,7 +3,7 @@
 
 use super::check::{is_beneath, placeable};
 use super::keys::FAMILIES;
-use super::{NetworkMode, Policy, View, WorkspaceMode, files, layer, syscalls};
+use super::{NetworkMode, Policy, ProtectAbsent, View, WorkspaceMode, files, layer, syscalls};
 use crate::plan::{
     Access, Fill, Ids, Isolation, Landlock, Mount, Namespaces, PathRule, Root, Seccomp, Workspace,
 };
@@ -113,7 +113,7 @@ impl Policy {
         ];
         let made = flags.iter().filter(|(name, demand, _)| user && has(name, *demand));
         let namespaces = Namespaces(made.fold(0, |all, (_, _, flag)| all | flag));
-        let workspace = self.workspace(request)?;
+        let workspace = self.workspace(request, host)?;
         let extra = self.extra(request)?;
         let rooted = has(layer::FILESYSTEM, self.filesystem.demand)
             && namespaces.has(Namespaces::MOUNT)
@@ -154,7 +154,7 @@ impl Policy {
         }
     }
 
-    fn workspace(&self, request: &Request) -> Result<Option<Workspace>, ResolveError> {
+    fn workspace(&self, request: &Request, host: &HostView<'_>) -> Result<Option<Workspace>, ResolveError> {
         let own = &self.workspace;
         let denied = |what: &str| Err(ResolveError::Denied { what: what.into() });
         let workspace = |target: &str, source: &str, overlay, writable, protect: &[String]| Workspace {
@@ -187,9 +187,13 @@ impl Policy {
         {
             return denied(&format!("a workspace that lies in one another with {path}"));
         }
-        // What outlives the session is protected; a layer of changes does not.
-        let protect = if choice.overlay { &[][..] } else { &own.protect };
-        Ok(Some(workspace(source, source, choice.overlay, choice.writable, protect)))
+        // What outlives the session is protected.
+        let is_kept = choice.writable && !choice.overlay;
+        let mut protect = if is_kept { own.protect.clone() } else { Vec::new() };
+        if own.protect_absent == ProtectAbsent::Leave {
+            protect.retain(|entry| (host.look)(&format!("{source}/{entry}")) != Found::Absent);
+        }
+        Ok(Some(workspace(source, source, choice.overlay, choice.writable, &protect)))
     }
 
     /// Extra paths and whether each is writable.

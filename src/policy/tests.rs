@@ -21,7 +21,9 @@ fn look(path: &str) -> Found {
         "/etc/localtime" => Found::Link("/usr/share/zoneinfo/UTC".into()),
         "/etc/resolv.conf" => Found::Link("../run/resolve/stub.conf".into()),
         "/run/resolve/stub.conf" | "/etc/hosts" | "/etc/services" => Found::File,
-        "/usr" | "/opt" | "/usr/local" | "/home/a/w" | "/data" | "/data/in" => Found::Directory,
+        "/usr" | "/opt" | "/usr/local" | "/home/a/w" | "/home/a/w/.git/hooks" | "/data" | "/data/in" => {
+            Found::Directory
+        }
         _ => Found::Absent,
     }
 }
@@ -267,6 +269,13 @@ fn a_request_only_narrows() {
     let default = of("default");
     assert_eq!(given(&default, false, true), Ok((false, true, Ids::Own)));
     assert_eq!(given(&default, false, false), Ok((false, false, Ids::Own)));
+    let protect = |policy: &Policy| {
+        let isolation = ask(policy, "/home/a/w", false, true).unwrap();
+        isolation.root.unwrap().workspace.unwrap().protect
+    };
+    assert_eq!(protect(&default), [b".git/hooks".to_vec()]);
+    let refusing = Policy::parse(&extending("[workspace]\nprotect_absent = \"refuse\"")).unwrap();
+    assert_eq!(protect(&refusing), [b".git/config".to_vec(), b".git/hooks".to_vec()]);
     let strict = of("strict");
     assert_eq!(given(&strict, true, true), Ok((true, true, Ids::Own)));
     assert!(matches!(given(&strict, false, true), Err(ResolveError::Denied { .. })));
