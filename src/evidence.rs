@@ -3,11 +3,20 @@
 //! The daemon does this to a probe process, started as every command of the session is: who looks is not who
 //! applied. Of the environment only the keys leave this file.
 
-use crate::plan::SessionPlan;
-use crate::report::{Demand, Enforcement, Evidence, L1, LayerReport, Source, layer};
+mod codec;
+mod isolation;
+mod judge;
+mod witness;
+
+pub use codec::MAX_ENCODED;
+pub use judge::judge;
+pub use witness::Witnessed;
+
+use crate::sys::privilege::Sets;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 /// Longest part of a `/proc` text that is read, bytes.
@@ -16,6 +25,8 @@ const MAX_TEXT: u64 = 64 * 1024;
 const MAX_ENVIRON: u64 = 8 * 1024 * 1024;
 /// Width of the name column of `/proc/<pid>/limits`.
 const LIMIT_NAME: usize = 25;
+/// Kinds of namespaces, as in `/proc/<pid>/ns`.
+const KINDS: [&str; 7] = ["user", "mnt", "pid", "ipc", "uts", "cgroup", "net"];
 
 /// A process as the kernel shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,10 +45,26 @@ pub struct Observed {
     pub uids: Vec<u32>,
     /// Group likewise.
     pub gids: Vec<u32>,
-    /// Whether its permitted, effective or ambient set holds any capability.
-    pub capabilities: bool,
-    /// Working directory.
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// Capabilities.
+    pub capabilities: Sets,
+    /// 0 without seccomp, 1 strict, 2 by filters.
+    pub seccomp_mode: u32,
+    /// How many filters.
+    pub seccomp_filters: u32,
+    /// Working directory, below its root.
     pub cwd: PathBuf,
+    /// Root directory.
+    pub root: PathBuf,
+    /// By kind: the inodes of its namespace and of the observer's.
+    pub namespaces: BTreeMap<String, (u64, u64)>,
+    /// First id inside, first id outside as the observer sees it, how many.
+    pub uid_map: Vec<[u32; 3]>,
+    /// Likewise of groups.
+    pub gid_map: Vec<[u32; 3]>,
+    /// `/proc/<pid>/mountinfo`.
+    pub mountinfo: String,
     /// Soft and hard limits by the kernel's names; `u64::MAX` is no limit.
     pub limits: BTreeMap<String, (u64, u64)>,
     /// Open descriptors.
@@ -46,7 +73,7 @@ pub struct Observed {
     pub environ_keys: BTreeSet<String>,
 }
 
-/// Reads process `pid` back.
+/// Reads process `pid` back. The caller must be allowed to ptrace it.
 ///
 /// # Errors
 /// The kernel's; `InvalidData` where a text of `/proc` has not the form of proc(5).
@@ -64,11 +91,12 @@ pub fn observe(pid: i32) -> io::Result<Observed> {
         after_name.split_ascii_whitespace().skip(1).map(|field| field.parse().map_err(|_| malformed()));
     let mut id = || ids.next().ok_or_else(malformed)?;
     let (parent, pgid, sid) = (id()?, id()?, id()?);
-    let mut capabilities = false;
-    for set in ["CapPrm", "CapEff", "CapAmb"] {
-        let bits = u64::from_str_radix(field(&status, set)?.trim(), 16).map_err(|_| malformed())?;
-        capabilities |= bits != 0;
-    }
+    let set = |name: &str| u64::from_str_radix(field(&status, name)?.trim(), 16).map_err(|_| malformed());
+    let number = |name: &str| match field(&status, name) {
+        Ok(value) => value.trim().parse().map_err(|_| malformed()),
+        // `Seccomp_filters` came with 5.9; a kernel without seccomp has neither.
+        Err(_) => Ok(0),
+    };
     let mut fds = BTreeSet::new();
     for entry in std::fs::read_dir(directory.join("fd"))? {
         let name = entry?.file_name();
@@ -82,8 +110,22 @@ pub fn observe(pid: i32) -> io::Result<Observed> {
         no_new_privs: field(&status, "NoNewPrivs")?.trim() == "1",
         uids: numbers(field(&status, "Uid")?)?,
         gids: numbers(field(&status, "Gid")?)?,
-        capabilities,
+        groups: numbers(field(&status, "Groups")?)?,
+        capabilities: Sets {
+            inheritable: set("CapInh")?,
+            permitted: set("CapPrm")?,
+            effective: set("CapEff")?,
+            bounding: set("CapBnd")?,
+            ambient: set("CapAmb")?,
+        },
+        seccomp_mode: number("Seccomp")?,
+        seccomp_filters: number("Seccomp_filters")?,
         cwd: std::fs::read_link(directory.join("cwd"))?,
+        root: std::fs::read_link(directory.join("root"))?,
+        namespaces: namespaces(&directory)?,
+        uid_map: id_map(&text("uid_map")?)?,
+        gid_map: id_map(&text("gid_map")?)?,
+        mountinfo: text("mountinfo")?,
         limits: parse_limits(&text("limits")?)?,
         fds,
         environ_keys: keys(std::fs::File::open(directory.join("environ"))?.take(MAX_ENVIRON))?,
@@ -101,6 +143,27 @@ fn field<'a>(status: &'a str, name: &str) -> io::Result<&'a str> {
 
 fn numbers(text: &str) -> io::Result<Vec<u32>> {
     text.split_ascii_whitespace().map(|number| number.parse().map_err(|_| malformed())).collect()
+}
+
+fn namespaces(directory: &Path) -> io::Result<BTreeMap<String, (u64, u64)>> {
+    let inode = |path: PathBuf| match std::fs::metadata(path) {
+        Ok(found) => Ok(Some(found.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    };
+    let mut found = BTreeMap::new();
+    for kind in KINDS {
+        let own = inode(directory.join("ns").join(kind))?;
+        let observers = inode(Path::new("/proc/self/ns").join(kind))?;
+        if let (Some(own), Some(observers)) = (own, observers) {
+            found.insert(kind.to_owned(), (own, observers));
+        }
+    }
+    Ok(found)
+}
+
+fn id_map(text: &str) -> io::Result<Vec<[u32; 3]>> {
+    text.lines().map(|line| numbers(line)?.try_into().map_err(|_| malformed())).collect()
 }
 
 fn parse_limits(text: &str) -> io::Result<BTreeMap<String, (u64, u64)>> {
@@ -143,174 +206,6 @@ fn keys(mut environ: impl Read) -> io::Result<BTreeSet<String>> {
             }
         }
     }
-}
-
-/// The kernel's name of a limit in `/proc/<pid>/limits`.
-fn limit_name(resource: u32) -> Option<&'static str> {
-    Some(match resource {
-        libc::RLIMIT_CPU => "Max cpu time",
-        libc::RLIMIT_FSIZE => "Max file size",
-        libc::RLIMIT_DATA => "Max data size",
-        libc::RLIMIT_STACK => "Max stack size",
-        libc::RLIMIT_CORE => "Max core file size",
-        libc::RLIMIT_NPROC => "Max processes",
-        libc::RLIMIT_NOFILE => "Max open files",
-        libc::RLIMIT_MEMLOCK => "Max locked memory",
-        libc::RLIMIT_AS => "Max address space",
-        libc::RLIMIT_SIGPENDING => "Max pending signals",
-        libc::RLIMIT_MSGQUEUE => "Max msgqueue size",
-        libc::RLIMIT_NICE => "Max nice priority",
-        libc::RLIMIT_RTPRIO => "Max realtime priority",
-        libc::RLIMIT_RTTIME => "Max realtime timeout",
-        _ => return None,
-    })
-}
-
-/// What was seen of a layer, and what is short of it.
-struct Finding {
-    observed: String,
-    short: Option<(Enforcement, String)>,
-}
-
-impl Finding {
-    /// Full if it holds, else nothing of it counts.
-    fn of(holds: bool, observed: String, reason: impl FnOnce() -> String) -> Self {
-        Self { observed, short: (!holds).then(|| (Enforcement::None, reason())) }
-    }
-}
-
-/// Compares a process with the plan of its session and the keys of the environment that it was given. What is
-/// not as planned counts as not enforced at all.
-#[must_use]
-pub fn judge(observed: &Observed, plan: &SessionPlan, environ_keys: &[&str]) -> Vec<LayerReport> {
-    L1.iter()
-        .map(|(name, demand)| {
-            let off = *name == layer::NO_NEW_PRIVS && !plan.no_new_privileges;
-            let finding = find(name, observed, plan, environ_keys);
-            let (enforced, reason) = finding.short.map_or((Enforcement::Full, None), |(e, r)| (e, Some(r)));
-            LayerReport {
-                layer: name,
-                requested: if off { Demand::Off } else { *demand },
-                enforced,
-                evidence: Some(Evidence { source: Source::Kernel, observed: finding.observed }),
-                reason,
-            }
-        })
-        .collect()
-}
-
-fn find(name: &str, observed: &Observed, plan: &SessionPlan, environ_keys: &[&str]) -> Finding {
-    match name {
-        layer::ENVIRONMENT => environment(observed, environ_keys),
-        layer::WORKING_DIR => working_dir(observed, plan),
-        layer::USER => user(observed, plan),
-        layer::PROCESS_GROUP => Finding::of(
-            observed.pgid == observed.pid && observed.sid == observed.pid,
-            "leader of its process group and session".to_owned(),
-            || {
-                format!(
-                    "process group {} and session {} of process {}",
-                    observed.pgid, observed.sid, observed.pid
-                )
-            },
-        )
-        .or_observed(|| "not a leader".to_owned()),
-        layer::RLIMITS => rlimits(observed, plan),
-        layer::RLIMIT_NPROC => nproc(observed, plan),
-        layer::DESCRIPTORS => Finding::of(
-            observed.fds.iter().copied().eq(0..3),
-            format!("open descriptors {:?}", observed.fds),
-            || "other descriptors than 0, 1 and 2".to_owned(),
-        ),
-        layer::NO_NEW_PRIVS => Finding::of(
-            observed.no_new_privs,
-            format!("NoNewPrivs {}", u8::from(observed.no_new_privs)),
-            || "the process may gain privileges by execve".to_owned(),
-        ),
-        layer::PROCESS_TREE => process_tree(observed, plan),
-        _ => Finding::of(false, String::new(), || "no evidence is known for it".to_owned()),
-    }
-}
-
-impl Finding {
-    /// Says something else of what was seen where the layer does not hold.
-    fn or_observed(mut self, observed: impl FnOnce() -> String) -> Self {
-        if self.short.is_some() {
-            self.observed = observed();
-        }
-        self
-    }
-}
-
-fn environment(observed: &Observed, expected: &[&str]) -> Finding {
-    let expected: BTreeSet<&str> = expected.iter().copied().collect();
-    let seen: BTreeSet<&str> = observed.environ_keys.iter().map(String::as_str).collect();
-    let (more, fewer) = (seen.difference(&expected).count(), expected.difference(&seen).count());
-    Finding::of(more == 0 && fewer == 0, format!("{} variables", seen.len()), || {
-        format!("{more} variables that nobody gave, {fewer} missing")
-    })
-}
-
-fn working_dir(observed: &Observed, plan: &SessionPlan) -> Finding {
-    use std::os::unix::ffi::OsStrExt;
-    let planned = PathBuf::from(std::ffi::OsStr::from_bytes(&plan.working_dir));
-    let resolved = std::fs::canonicalize(&planned).unwrap_or(planned);
-    Finding::of(observed.cwd == resolved, observed.cwd.display().to_string(), || {
-        "another directory than was asked for".to_owned()
-    })
-}
-
-fn user(observed: &Observed, plan: &SessionPlan) -> Finding {
-    let all =
-        |seen: &[u32], planned: u32| planned != 0 && seen.len() == 4 && seen.iter().all(|id| *id == planned);
-    let holds = all(&observed.uids, plan.uid) && all(&observed.gids, plan.gid) && !observed.capabilities;
-    let capabilities = if observed.capabilities { "with" } else { "without" };
-    Finding::of(
-        holds,
-        format!("uids {:?}, gids {:?}, {capabilities} capabilities", observed.uids, observed.gids),
-        || format!("not user {} and group {} without capabilities", plan.uid, plan.gid),
-    )
-}
-
-fn rlimits(observed: &Observed, plan: &SessionPlan) -> Finding {
-    let mut seen = Vec::new();
-    let mut differing = Vec::new();
-    for limit in &plan.rlimits {
-        let name = limit_name(limit.resource).unwrap_or("unknown limit");
-        let found = observed.limits.get(name);
-        let shown = |value: u64| if value == u64::MAX { "unlimited".to_owned() } else { value.to_string() };
-        seen.push(
-            found.map_or_else(|| format!("{name} unknown"), |(soft, _)| format!("{name} {}", shown(*soft))),
-        );
-        if found != Some(&(limit.soft, limit.hard)) {
-            differing.push(name);
-        }
-    }
-    Finding::of(differing.is_empty(), seen.join(", "), || format!("not as planned: {}", differing.join(", ")))
-}
-
-fn nproc(observed: &Observed, plan: &SessionPlan) -> Finding {
-    let hard = observed.limits.get("Max processes").map_or(u64::MAX, |(_, hard)| *hard);
-    if hard == u64::MAX || hard < u64::from(plan.nproc) {
-        return Finding::of(false, format!("Max processes {hard}"), || "not as planned".to_owned());
-    }
-    let reason = format!(
-        "RLIMIT_NPROC counts all processes of the user: {} more than the host had when the exec began, which \
-         other sessions of the user can use up",
-        plan.nproc
-    );
-    Finding { observed: format!("Max processes {hard}"), short: Some((Enforcement::Partial, reason)) }
-}
-
-fn process_tree(observed: &Observed, plan: &SessionPlan) -> Finding {
-    let seen = format!("child of process {}", observed.parent);
-    let marked = observed.limits.get("Max realtime timeout").is_some_and(|(_, hard)| *hard == plan.mark);
-    if !marked || observed.parent <= 1 {
-        return Finding::of(false, seen, || "not a marked process below a reaper".to_owned());
-    }
-    let reason = "no PID namespace: the exec's reaper is a subreaper, and ends what descends from it; a process \
-                  of the same user may kill the reaper, and then the launcher ends the session";
-    Finding { observed: seen, short: Some((Enforcement::Partial, reason.to_owned())) }
 }
 
 #[cfg(test)]

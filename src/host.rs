@@ -16,6 +16,24 @@ pub struct Facts {
     pub cgroups: &'static str,
     /// Most user namespaces that this user may make; 0 is none, absent is unknown.
     pub max_user_namespaces: Option<u64>,
+    /// `kernel.unprivileged_userns_clone`, where the distribution's kernel has it: 0 forbids user namespaces.
+    pub unprivileged_userns_clone: Option<u64>,
+    /// `kernel.apparmor_restrict_unprivileged_userns`: 1 leaves them to programs with a profile.
+    pub apparmor_restrict_unprivileged_userns: Option<u64>,
+    /// Ranges of ids that `newuidmap` may give the user, of `/etc/subuid`: first and how many.
+    pub subuid: Vec<(u32, u32)>,
+    /// The same of `newgidmap` and `/etc/subgid`.
+    pub subgid: Vec<(u32, u32)>,
+    /// How `newuidmap` may do it: `setuid`, `capabilities`, `unprivileged` (it may not), `none` (it is not there).
+    pub newuidmap: &'static str,
+    /// The kernel's Landlock ABI, 0 for none.
+    pub landlock_abi: i32,
+    /// What seccomp filters can answer, as the kernel names it.
+    pub seccomp_actions: Vec<String>,
+    /// Whether overlayfs is there now; as a module it comes when it is first mounted.
+    pub overlayfs: bool,
+    /// Yama's `ptrace_scope`, where there is Yama.
+    pub yama_ptrace_scope: Option<u64>,
     /// Linux security modules that are active, if the kernel says.
     pub security_modules: Option<String>,
     /// Whether descendants can be listed by the kernel (`CONFIG_PROC_CHILDREN`), which ending them needs.
@@ -28,14 +46,55 @@ pub fn facts() -> Facts {
     let read = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
     let status = read("/proc/self/status").unwrap_or_default();
     let own = std::process::id();
+    let number = |name: &str| read(&format!("/proc/sys/{name}")).and_then(|text| text.parse().ok());
     Facts {
         kernel: read("/proc/sys/kernel/osrelease").unwrap_or_default(),
         uid: nix::unistd::geteuid().as_raw(),
         daemon_no_new_privileges: status.lines().any(|line| line == "NoNewPrivs:\t1"),
         cgroups: cgroups(&read("/proc/self/mountinfo").unwrap_or_default()),
-        max_user_namespaces: read("/proc/sys/user/max_user_namespaces").and_then(|text| text.parse().ok()),
+        max_user_namespaces: number("user/max_user_namespaces"),
+        unprivileged_userns_clone: number("kernel/unprivileged_userns_clone"),
+        apparmor_restrict_unprivileged_userns: number("kernel/apparmor_restrict_unprivileged_userns"),
+        subuid: ranges(&read("/etc/subuid").unwrap_or_default()),
+        subgid: ranges(&read("/etc/subgid").unwrap_or_default()),
+        newuidmap: newuidmap(),
+        landlock_abi: crate::sys::landlock::abi(),
+        seccomp_actions: read("/proc/sys/kernel/seccomp/actions_avail")
+            .map(|text| text.split_ascii_whitespace().map(str::to_owned).collect())
+            .unwrap_or_default(),
+        overlayfs: read("/proc/filesystems")
+            .is_some_and(|text| text.lines().any(|line| line.ends_with("\toverlay"))),
+        yama_ptrace_scope: number("kernel/yama/ptrace_scope"),
         security_modules: read("/sys/kernel/security/lsm"),
         process_children: fs::File::open(format!("/proc/{own}/task/{own}/children")).is_ok(),
+    }
+}
+
+/// The ranges of this user, by name or number; see subuid(5). Lines of another form are nobody's.
+fn ranges(text: &str) -> Vec<(u32, u32)> {
+    let uid = nix::unistd::geteuid();
+    let name = nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name);
+    let number = uid.to_string();
+    text.lines()
+        .filter_map(|line| {
+            let (owner, range) = line.split_once(':')?;
+            let (first, count) = range.split_once(':')?;
+            let is_own = owner == number || name.as_deref() == Some(owner);
+            is_own.then_some((first.parse().ok()?, count.trim().parse().ok()?))
+        })
+        .collect()
+}
+
+fn newuidmap() -> &'static str {
+    use std::os::unix::fs::PermissionsExt;
+    let found = ["/usr/bin/newuidmap", "/bin/newuidmap", "/usr/local/bin/newuidmap"]
+        .into_iter()
+        .find_map(|path| Some((path, fs::metadata(path).ok()?)));
+    match found {
+        None => "none",
+        Some((_, file)) if file.permissions().mode() & 0o4000 != 0 => "setuid",
+        Some((path, _)) if crate::sys::privilege::has_file_capabilities(path) => "capabilities",
+        Some(_) => "unprivileged",
     }
 }
 
@@ -46,6 +105,32 @@ fn cgroups(mountinfo: &str) -> &'static str {
         (true, false) => "v1",
         (false, true) => "v2",
         (false, false) => "none",
+    }
+}
+
+/// Why an ordinary user may make no user namespace here, and what an operator can do about it.
+#[must_use]
+pub fn user_namespaces_remedy() -> String {
+    let set = |path: &str, bad: &str| fs::read_to_string(path).is_ok_and(|text| text.trim() == bad);
+    let remedies: Vec<&str> = [
+        ("/proc/sys/user/max_user_namespaces", "0", "set the sysctl user.max_user_namespaces above 0"),
+        ("/proc/sys/kernel/unprivileged_userns_clone", "0", "set kernel.unprivileged_userns_clone to 1"),
+        (
+            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+            "set kernel.apparmor_restrict_unprivileged_userns to 0, or give trl-launcher an AppArmor profile with \
+             `userns`",
+        ),
+    ]
+    .into_iter()
+    .filter(|(path, bad, _)| set(path, bad))
+    .map(|(.., remedy)| remedy)
+    .collect();
+    if remedies.is_empty() {
+        "the kernel needs user namespaces (CONFIG_USER_NS), and whatever contains TRL must allow them"
+            .to_owned()
+    } else {
+        remedies.join("; ")
     }
 }
 
@@ -61,6 +146,13 @@ mod tests {
         assert_eq!(cgroups(v2), "v2");
         assert_eq!(cgroups(&format!("{v1}\n{v2}")), "hybrid");
         assert_eq!(cgroups(""), "none");
+    }
+
+    #[test]
+    fn ranges_are_the_users_own() {
+        let uid = nix::unistd::geteuid();
+        let text = format!("{uid}:100000:65536\nnobody-such:1:2\n{uid}:x:1\nbroken\n{uid}:7:8");
+        assert_eq!(ranges(&text), [(100_000, 65_536), (7, 8)]);
     }
 
     #[test]

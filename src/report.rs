@@ -44,6 +44,8 @@ pub enum Enforcement {
 pub enum Source {
     /// Read back from the kernel by a process other than the one that applied the layer.
     Kernel,
+    /// Tried from within, by a process under the session's confinement.
+    Witness,
 }
 
 /// What was seen.
@@ -146,6 +148,28 @@ pub mod layer {
     pub const NO_NEW_PRIVS: &str = "no_new_privs";
     /// All descendants of an exec, and their end.
     pub const PROCESS_TREE: &str = "process_tree";
+    /// A user namespace of the session's own.
+    pub const NAMESPACE_USER: &str = "namespace.user";
+    /// A mount namespace.
+    pub const NAMESPACE_MOUNT: &str = "namespace.mount";
+    /// A PID namespace.
+    pub const NAMESPACE_PID: &str = "namespace.pid";
+    /// A System V and POSIX IPC namespace.
+    pub const NAMESPACE_IPC: &str = "namespace.ipc";
+    /// A host name.
+    pub const NAMESPACE_UTS: &str = "namespace.uts";
+    /// A cgroup namespace.
+    pub const NAMESPACE_CGROUP: &str = "namespace.cgroup";
+    /// A network namespace, with loopback alone.
+    pub const NAMESPACE_NET: &str = "namespace.net";
+    /// The session's root, mount by mount.
+    pub const FILESYSTEM: &str = "filesystem";
+    /// No capability in any of the five sets.
+    pub const CAPABILITIES: &str = "capabilities";
+    /// Paths, ports and peers.
+    pub const LANDLOCK: &str = "landlock";
+    /// System calls.
+    pub const SECCOMP: &str = "seccomp";
 }
 
 /// The layers of an L1 session and how much each is wanted.
@@ -159,6 +183,21 @@ pub const L1: [(&str, Demand); 9] = [
     (layer::DESCRIPTORS, Demand::Required),
     (layer::NO_NEW_PRIVS, Demand::Required),
     (layer::PROCESS_TREE, Demand::BestEffort),
+];
+
+/// The layers that a plan may add.
+pub const L2: [&str; 11] = [
+    layer::NAMESPACE_USER,
+    layer::NAMESPACE_MOUNT,
+    layer::NAMESPACE_PID,
+    layer::NAMESPACE_IPC,
+    layer::NAMESPACE_UTS,
+    layer::NAMESPACE_CGROUP,
+    layer::NAMESPACE_NET,
+    layer::FILESYSTEM,
+    layer::CAPABILITIES,
+    layer::LANDLOCK,
+    layer::SECCOMP,
 ];
 
 #[cfg(test)]

@@ -156,7 +156,7 @@ async fn probe(daemon: &Daemon, link: &Rc<Link>, exec: u64, plan: &SessionPlan) 
                     tokio::time::sleep(std::time::Duration::from_micros(200)).await;
                 }
                 found = crate::evidence::observe(pid)
-                    .map(|observed| Report::of(crate::evidence::judge(&observed, plan, &[PROBE_KEY])))
+                    .map(|observed| Report::of(crate::evidence::judge(&observed, &crate::evidence::Witnessed::default(), plan, &[PROBE_KEY], &[])))
                     .map_err(|error| error.to_string());
                 held = None;
             }

@@ -92,19 +92,21 @@ pub fn keyctl() -> i32 {
 /// `unshare(CLONE_NEWUSER)`, in a child.
 #[must_use]
 pub fn user_namespace() -> i32 {
-    // SAFETY: takes a number.
-    in_child(|| errno(unsafe { libc::unshare(libc::CLONE_NEWUSER) }.into()))
+    in_child(|| {
+        // SAFETY: takes a number.
+        errno(unsafe { libc::unshare(libc::CLONE_NEWUSER) }.into())
+    })
 }
 
 /// `mount(2)` that would change how the root propagates, in a child.
 #[must_use]
 pub fn mount() -> i32 {
     let nothing = std::ptr::null();
-    // SAFETY: a change of propagation takes the target alone.
     in_child(|| {
-        errno(
-            unsafe { libc::mount(nothing, c"/".as_ptr(), nothing, libc::MS_PRIVATE, nothing.cast()) }.into(),
-        )
+        // SAFETY: a change of propagation takes the target alone.
+        let result =
+            unsafe { libc::mount(nothing, c"/".as_ptr(), nothing, libc::MS_PRIVATE, nothing.cast()) };
+        errno(result.into())
     })
 }
 

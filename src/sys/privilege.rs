@@ -100,3 +100,11 @@ pub fn set_securebits(bits: i32) -> io::Result<()> {
 pub fn securebits() -> io::Result<i32> {
     prctl(libc::PR_GET_SECUREBITS, 0, 0)
 }
+
+/// Whether the program at `path` has file capabilities.
+#[must_use]
+pub fn has_file_capabilities(path: &str) -> bool {
+    let Ok(path) = std::ffi::CString::new(path) else { return false };
+    // SAFETY: NUL-terminated strings; without a buffer the kernel tells the attribute's size alone.
+    unsafe { libc::getxattr(path.as_ptr(), c"security.capability".as_ptr(), std::ptr::null_mut(), 0) > 0 }
+}
