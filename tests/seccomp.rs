@@ -81,16 +81,16 @@ impl Probe {
     fn holds(&self, plan: &Seccomp, cases: &[(&str, i32, &str)]) {
         let known: Vec<_> = cases
             .iter()
-            .filter_map(|(denied, errno, control)| Some((line(denied)?, *errno, line(control)?)))
+            .filter(|(denied, _, control)| line(denied).is_some() && line(control).is_some())
             .collect();
         assert!(known.len() * 2 > cases.len());
-        let denied: Vec<String> = known.iter().map(|(denied, ..)| denied.clone()).collect();
-        let controls: Vec<String> = known.iter().map(|(.., control)| control.clone()).collect();
-        for (index, found) in self.calls(Some(plan), &denied).into_iter().enumerate() {
-            assert_eq!(found, known[index].1, "denied: {:?}", cases[index]);
+        let denied: Vec<String> = known.iter().filter_map(|(denied, ..)| line(denied)).collect();
+        for (found, case) in self.calls(Some(plan), &denied).into_iter().zip(&known) {
+            assert_eq!(found, case.1, "denied: {case:?}");
         }
-        for (index, found) in self.calls(Some(plan), &controls).into_iter().enumerate() {
-            assert_eq!(found, 0, "control: {:?}", cases[index]);
+        let controls: Vec<String> = known.iter().filter_map(|(.., control)| line(control)).collect();
+        for (found, case) in self.calls(Some(plan), &controls).into_iter().zip(&known) {
+            assert_eq!(found, 0, "control: {case:?}");
         }
     }
 }
