@@ -10,8 +10,10 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use trl::evidence::{self, Witnessed};
 use trl::layers::{capabilities, keyring, landlock, nested, network};
-use trl::plan::{Access, Landlock, PathRule};
+use trl::plan::{Access, Landlock, PathRule, SessionPlan};
+use trl::report::Enforcement;
 use trl::sys::{attempt, privilege};
 
 /// Names the case and its directory in the process that is confined.
@@ -190,6 +192,48 @@ fn a_plan_without_any_path_that_is_there_is_refused() {
     assert_eq!((error.operation, error.errno), ("open", libc::ENOTDIR));
     // Neither left anything behind.
     assert!(std::fs::read_dir("/").is_ok());
+}
+
+/// What the probe says and the daemon makes of it, against the truth.
+#[test]
+fn the_report_says_landlock_where_it_is_and_none_where_it_is_not() {
+    let Some(_) = is_confined("the_report_says_landlock_where_it_is_and_none_where_it_is_not", &[]) else {
+        return;
+    };
+    let mut planned = session_plan();
+    let rules = vec![rule(Path::new("/"), Access::READ), rule(Path::new("/dev/null"), Access::WRITE)];
+    planned.isolation.landlock = Some(Landlock { rules, ..Landlock::default() });
+    let landlock_report = || {
+        let said = trl::launcher::probe::say();
+        assert!(said.len() < Witnessed::MAX_BYTES && said.ends_with("\n.\n"));
+        let observed = evidence::observe(std::process::id() as i32).unwrap();
+        let layers = evidence::judge(&observed, &Witnessed::parse(&said), &planned, &[], &[]);
+        layers.into_iter().find(|layer| layer.layer == "landlock").unwrap()
+    };
+    let before = landlock_report();
+    assert_eq!(before.enforced, Enforcement::None, "{before:?}");
+    assert!(before.reason.unwrap().contains("write_comm /proc/self/comm"));
+    apply(planned.isolation.landlock.as_ref().unwrap());
+    let after = landlock_report();
+    let full = landlock::missing(planned.isolation.landlock.as_ref().unwrap(), landlock::abi()).is_empty();
+    let expected = if full { Enforcement::Full } else { Enforcement::Partial };
+    assert_eq!(after.enforced, expected, "{after:?}");
+    assert!(after.evidence.unwrap().observed.contains("domains 1, of what was tried denied"));
+}
+
+fn session_plan() -> SessionPlan {
+    SessionPlan {
+        uid: 1000,
+        gid: 1000,
+        mark: 1,
+        umask: 0o077,
+        nproc: 64,
+        no_new_privileges: true,
+        working_dir: b"/".to_vec(),
+        shell: b"/bin/sh".to_vec(),
+        rlimits: Vec::new(),
+        isolation: trl::plan::Isolation::default(),
+    }
 }
 
 /// In a user namespace of its own, as an init is.

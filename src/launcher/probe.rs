@@ -11,6 +11,14 @@ use std::net::UdpSocket;
 /// The program; yields its exit code.
 #[must_use]
 pub fn run() -> i32 {
+    let mut out = io::stdout();
+    let written = out.write_all(say().as_bytes()).and_then(|()| out.flush());
+    i32::from(written.is_err() || io::copy(&mut io::stdin(), &mut io::sink()).is_err())
+}
+
+/// Tries everything and yields what there is to say of it, for `evidence::Witnessed::parse`.
+#[must_use]
+pub fn say() -> String {
     let mut said = String::new();
     for (key, value) in attempts() {
         // Writing to a string does not fail.
@@ -18,9 +26,7 @@ pub fn run() -> i32 {
     }
     let (all, up) = interfaces();
     writeln!(said, "interfaces={all}\nup={up}\n.").ok();
-    let mut out = io::stdout();
-    let written = out.write_all(said.as_bytes()).and_then(|()| out.flush());
-    i32::from(written.is_err() || io::copy(&mut io::stdin(), &mut io::sink()).is_err())
+    said
 }
 
 fn attempts() -> [(&'static str, i32); 16] {
