@@ -167,7 +167,7 @@ fn a_descriptor_that_is_given_is_readable_and_no_more() {
     };
     let given = std::fs::File::open("/proc").unwrap();
     let landlock = Landlock { rules: vec![rule(&directory.join("in"), Access::READ)], ..Landlock::default() };
-    landlock::apply(&landlock, &[given.as_fd()]).unwrap();
+    landlock::apply(&landlock, &[(given.as_fd(), Access(Access::READ))]).unwrap();
     let open = |flags| {
         let (flags, mode) = (flags | nix::fcntl::OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty());
         nix::fcntl::openat(&given, "self/comm", flags, mode).map_err(io::Error::from)

@@ -146,10 +146,15 @@ async fn admit(call: &Call, params: Node) -> Result<Value, WireError> {
         return Err(invalid("limits", "the policy has no limit that a client may set"));
     }
     let shell = params.shell.unwrap_or_else(|| "/bin/sh".into());
-    let working_dir =
-        params.working_dir.unwrap_or_else(|| daemon.config.working_dir.to_string_lossy().into_owned());
     let policy =
         isolation::resolve(daemon, params.policy.as_deref().unwrap_or(&daemon.config.default_policy))?;
+    let isolated = isolation::plan(&policy)?;
+    let working_dir = params.working_dir.unwrap_or_else(|| {
+        match isolated.root.as_ref().and_then(|root| root.workspace.as_ref()) {
+            Some(workspace) => String::from_utf8_lossy(&workspace.target).into_owned(),
+            None => daemon.config.working_dir.to_string_lossy().into_owned(),
+        }
+    });
     let plan = SessionPlan {
         uid: daemon.config.uid,
         gid: daemon.config.gid,
@@ -160,7 +165,7 @@ async fn admit(call: &Call, params: Node) -> Result<Value, WireError> {
         working_dir: absolute("working_dir", &working_dir)?,
         shell: absolute("shell", &shell)?,
         rlimits: policy.rlimits(),
-        isolation: Default::default(),
+        isolation: isolated,
     };
     let place = Place::take(call)?;
     let (number, link, slot, judged) = launch(daemon, plan, &policy).await?;
@@ -261,7 +266,7 @@ async fn launch(
         return Err(WireError::new(Code::ResourcePressure, format!("launcher: {error}")));
     }
     let judged = match ready(&link, &slot).await {
-        Ok(()) => isolation::judge(daemon, &link, PROBE, &plan, policy).await,
+        Ok(()) => isolation::judge(daemon, &link, PROBE, slot.pid.get(), &plan, policy).await,
         Err(error) => Err(error),
     };
     match judged {
@@ -279,6 +284,12 @@ async fn ready(link: &Link, slot: &Slot) -> Result<(), WireError> {
         match stage {
             Stage::WorkingDirectory => invalid("working_dir", "not a directory that the session can enter"),
             Stage::Shell => invalid("shell", "not an executable file of the session"),
+            Stage::Namespaces
+            | Stage::Root
+            | Stage::Network
+            | Stage::Capabilities
+            | Stage::Landlock
+            | Stage::Seccomp => isolation::unmade(stage, errno),
             _ => WireError::new(
                 Code::InternalError,
                 format!("session not made: {}: errno {errno}", stage.name()),

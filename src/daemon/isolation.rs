@@ -9,10 +9,12 @@ use super::config::KILL_BOUND;
 use super::exec::Isolation;
 use super::link::Link;
 use super::wire::{Code, WireError};
-use crate::launcher::protocol::{FromInit, PROBE_KEY, SpawnHeader, spawn_packets};
+use crate::evidence::Witnessed;
+use crate::launcher::protocol::{FromInit, PROBE_KEY, SpawnHeader, Stage, spawn_packets};
+use crate::plan::Namespaces;
 use crate::plan::SessionPlan;
-use crate::policy::{Overrides, Policy};
-use crate::report::{Report, Verdict};
+use crate::policy::{Found, HostView, Overrides, Policy, Request, ResolveError};
+use crate::report::{Demand, Report, Verdict};
 use crate::secret::Secret;
 use serde_json::{Value, json};
 use std::cell::RefCell;
@@ -79,6 +81,74 @@ pub fn show(daemon: &Daemon, name: &str) -> Result<Value, WireError> {
     Ok(json!({"name": policy.name, "digest": policy.digest(), "policy": policy}))
 }
 
+/// The L2 part of a session's plan under `policy`, on this host.
+///
+/// # Errors
+/// `ISOLATION_UNAVAILABLE`.
+pub fn plan(policy: &Policy) -> Result<crate::plan::Isolation, WireError> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let submounts: Vec<String> =
+        mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(str::to_owned).collect();
+    let host = HostView { id_ranges: false, missing: &[], submounts: &submounts, look: &look };
+    policy.isolation(&Request::default(), &host).map_err(|error| match error {
+        ResolveError::Unavailable(layers) => unavailable(
+            layers.into_iter().map(|(layer, reason)| json!({"layer": layer, "reason": reason})).collect(),
+        ),
+        other => WireError::new(Code::PolicyDenied, other.to_string()),
+    })
+}
+
+fn look(path: &str) -> Found {
+    let Ok(found) = std::fs::symlink_metadata(path) else { return Found::Absent };
+    if found.is_symlink() {
+        let to = std::fs::read_link(path).ok().and_then(|to| to.into_os_string().into_string().ok());
+        return to.map_or(Found::Absent, Found::Link);
+    }
+    if found.is_dir() { Found::Directory } else { Found::File }
+}
+
+/// The refusal of a session whose isolation the kernel did not give, with what an operator can do.
+#[must_use]
+pub fn unmade(stage: Stage, errno: i32) -> WireError {
+    let remedy = match stage {
+        Stage::Namespaces => {
+            "user namespaces must be allowed for the daemon's user: sysctl user.max_user_namespaces above 0, \
+             kernel.unprivileged_userns_clone 1 where it exists, an AppArmor profile with `userns` where \
+             kernel.apparmor_restrict_unprivileged_userns is 1"
+        }
+        Stage::Root => {
+            "the root needs tmpfs, overlayfs in user namespaces (Linux 5.11) and a procfs that is not masked \
+             where the daemon runs"
+        }
+        Stage::Landlock => {
+            "the kernel needs Landlock (Linux 5.13, CONFIG_SECURITY_LANDLOCK, `landlock` in lsm=)"
+        }
+        _ => "the kernel refused a step that every supported kernel allows: see errno",
+    };
+    WireError::new(
+        Code::IsolationUnavailable,
+        format!(
+            "session not made: {}: {:?}; {remedy}; or choose the policy l1 by name",
+            stage.name(),
+            nix::errno::Errno::from_raw(errno)
+        ),
+    )
+    .with(json!({"layers": [{"layer": stage.name(), "requested": "required", "enforced": "none",
+        "errno": errno, "reason": remedy}]}))
+}
+
+/// The process id, as the daemon sees it, of a process that its session's init sees as `inside`.
+fn outside(init: i32, inside: i32, plan: &SessionPlan) -> Option<i32> {
+    if !plan.isolation.namespaces.has(Namespaces::PID) {
+        return Some(inside);
+    }
+    crate::sys::tree::descendants(init, &|_| false).into_keys().find(|pid| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        ids.and_then(|ids| ids.split_ascii_whitespace().last()?.parse().ok()) == Some(inside)
+    })
+}
+
 /// What `system.info` says of the host.
 pub fn host_facts() -> Value {
     serde_json::to_value(crate::host::facts()).unwrap_or(Value::Null)
@@ -92,6 +162,7 @@ pub async fn judge(
     daemon: &Daemon,
     link: &Rc<Link>,
     exec: u64,
+    init: i32,
     plan: &SessionPlan,
     policy: &Policy,
 ) -> Result<Judged, WireError> {
@@ -101,7 +172,7 @@ pub async fn judge(
     let judged = match known {
         Some(judged) => judged,
         None => {
-            let probed = timeout(KILL_BOUND, probe(daemon, link, exec, plan)).await;
+            let probed = timeout(KILL_BOUND, probe(daemon, link, exec, init, plan, &policy.demands())).await;
             let report = probed.unwrap_or_else(|_| Err("the probe did not end in time".into())).map_err(
                 |message| WireError::new(Code::InternalError, format!("isolation probe: {message}")),
             )?;
@@ -133,7 +204,14 @@ pub fn unavailable(layers: Value) -> WireError {
         .with(json!({"layers": layers}))
 }
 
-async fn probe(daemon: &Daemon, link: &Rc<Link>, exec: u64, plan: &SessionPlan) -> Result<Report, String> {
+async fn probe(
+    daemon: &Daemon,
+    link: &Rc<Link>,
+    exec: u64,
+    init: i32,
+    plan: &SessionPlan,
+    demands: &[(&'static str, Demand)],
+) -> Result<Report, String> {
     let value = Secret::copy_from(b"1");
     let environment = BTreeMap::from([(PROBE_KEY, &value)]);
     let header = SpawnHeader { exec, want_started: true, probe: true, ..SpawnHeader::default() };
@@ -152,11 +230,19 @@ async fn probe(daemon: &Daemon, link: &Rc<Link>, exec: u64, plan: &SessionPlan) 
         match FromInit::decode(&buffer[..length]) {
             Ok(FromInit::Started { exec: number, pid }) if number == exec => {
                 // Until it says so it is still being loaded, with descriptors of the loader's.
-                while nix::unistd::read(&ready, &mut [0]) == Err(nix::errno::Errno::EAGAIN) {
+                let mut said = vec![0u8; 4096];
+                let mut length = nix::unistd::read(&ready, &mut said);
+                while length == Err(nix::errno::Errno::EAGAIN) {
                     tokio::time::sleep(std::time::Duration::from_micros(200)).await;
+                    length = nix::unistd::read(&ready, &mut said);
                 }
+                let lines = String::from_utf8_lossy(&said[..length.unwrap_or(0)]).into_owned();
+                let witnessed = Witnessed::parse(&lines);
+                let pid = outside(init, pid, plan).unwrap_or(-1);
                 found = crate::evidence::observe(pid)
-                    .map(|observed| Report::of(crate::evidence::judge(&observed, &crate::evidence::Witnessed::default(), plan, &[PROBE_KEY], &[])))
+                    .map(|observed| {
+                        Report::of(crate::evidence::judge(&observed, &witnessed, plan, &[PROBE_KEY], demands))
+                    })
                     .map_err(|error| error.to_string());
                 held = None;
             }

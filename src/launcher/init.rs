@@ -56,7 +56,7 @@ pub fn run(plan: SessionPlan, control: OwnedFd, program: OwnedFd) -> i32 {
         1
     };
     process::set_name(c"trl-init");
-    if let Err(step) = crate::layers::confine_init(&plan) {
+    if let Err(step) = crate::layers::confine_init(&plan, program.as_fd()) {
         return failed(step.stage, step.errno);
     }
     // A change of credentials clears the parent-death signal, so it is set after.

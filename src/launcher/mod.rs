@@ -11,8 +11,9 @@ pub mod ceiling;
 pub mod init;
 pub mod probe;
 pub mod protocol;
+mod zygote;
 
-use crate::plan::SessionPlan;
+use crate::plan::{Namespaces, SessionPlan};
 use crate::sys::{clone, mark, process, socket, tree};
 use ceiling::Ceiling;
 use protocol::{FromLauncher, MAX_PACKET, Stage, ToLauncher, VERSION};
@@ -39,6 +40,7 @@ struct Launcher {
     ceiling: Ceiling,
     mark: Option<u64>,
     sessions: BTreeMap<i32, Session>,
+    zygote: Option<zygote::Zygote>,
     /// Sessions whose init was reaped (with its wait status), while it is not proven that nothing is left.
     unproven: Vec<(Session, i32)>,
 }
@@ -48,7 +50,7 @@ struct Launcher {
 #[must_use]
 pub fn main() -> i32 {
     if std::env::var_os(protocol::PROBE_KEY).is_some() {
-        return probe();
+        return probe::run();
     }
     match start() {
         Ok(mut launcher) => launcher.0.serve(&launcher.1),
@@ -57,13 +59,6 @@ pub fn main() -> i32 {
             1
         }
     }
-}
-
-/// Says that it is there, then stays until its standard input ends.
-fn probe() -> i32 {
-    use io::Write;
-    let said = io::stdout().write_all(b".").and_then(|()| io::stdout().flush());
-    i32::from(said.is_err() || io::copy(&mut io::stdin(), &mut io::sink()).is_err())
 }
 
 fn start() -> io::Result<(Launcher, OwnedFd)> {
@@ -94,6 +89,7 @@ fn start() -> io::Result<(Launcher, OwnedFd)> {
             ceiling,
             mark: None,
             sessions: BTreeMap::new(),
+            zygote: None,
             unproven: Vec::new(),
         },
         signals,
@@ -171,6 +167,9 @@ impl Launcher {
             let refused = FromLauncher::CreateFailed { session, stage: Stage::Plan, errno: libc::EPERM };
             return self.say(&refused);
         }
+        if plan.isolation.namespaces.has(Namespaces::USER) {
+            return self.create_isolated(session, plan, control);
+        }
         match clone::fork_single_threaded() {
             Ok(0) => {
                 let code = self.become_init(plan, control);
@@ -182,6 +181,34 @@ impl Launcher {
             }
             Err(errno) => self.say(&FromLauncher::CreateFailed { session, stage: Stage::Clone, errno }),
         }
+    }
+
+    fn create_isolated(&mut self, session: u64, plan: SessionPlan, control: OwnedFd) {
+        let failed = |error: &io::Error| FromLauncher::CreateFailed {
+            session,
+            stage: Stage::Namespaces,
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+        };
+        if self.zygote.is_none() {
+            match zygote::Zygote::start(plan.uid, plan.gid, &self.program) {
+                Ok(zygote) => self.zygote = Some(zygote),
+                Err(error) => return self.say(&failed(&error)),
+            }
+        }
+        let made = self.zygote.as_ref().map(|zygote| zygote.make(session, plan, &control));
+        let answer = match made {
+            Some(Ok(answer)) => answer,
+            Some(Err(error)) => {
+                // The next session gets another one.
+                self.zygote = None;
+                failed(&error)
+            }
+            None => return,
+        };
+        if let FromLauncher::Created { pid, .. } = answer {
+            self.sessions.insert(pid, Session { number: session, killed: 0 });
+        }
+        self.say(&answer);
     }
 
     fn become_init(&mut self, plan: SessionPlan, control: OwnedFd) -> i32 {
@@ -255,15 +282,17 @@ impl Launcher {
     fn kill_strays(&self) -> tree::Killed {
         let own = nix::unistd::getpid().as_raw();
         let inits = &self.sessions;
+        let zygote = self.zygote.as_ref().map(zygote::Zygote::pid);
+        let kept = |pid: i32| inits.contains_key(&pid) || Some(pid) == zygote;
         let mut reap = || {
-            for (pid, parent) in tree::descendants(own, &|pid| inits.contains_key(&pid)) {
+            for (pid, parent) in tree::descendants(own, &kept) {
                 if parent == own {
                     let flag = Some(nix::sys::wait::WaitPidFlag::WNOHANG);
                     nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), flag).ok();
                 }
             }
         };
-        tree::kill_descendants(own, KILL_BOUND, &|pid| inits.contains_key(&pid), &mut reap)
+        tree::kill_descendants(own, KILL_BOUND, &kept, &mut reap)
     }
 
     fn sweep(&mut self, mark: u64) {

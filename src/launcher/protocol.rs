@@ -57,6 +57,18 @@ pub enum Stage {
     Init = 11,
     /// The session has as many process trees as it may.
     TooManyTrees = 12,
+    /// `clone(2)` with namespaces, or the id maps of its user namespace.
+    Namespaces = 13,
+    /// The session's root: mounts, `pivot_root(2)`.
+    Root = 14,
+    /// The loopback device.
+    Network = 15,
+    /// Dropping capabilities.
+    Capabilities = 16,
+    /// The Landlock ruleset.
+    Landlock = 17,
+    /// The system call filters.
+    Seccomp = 18,
 }
 
 impl Stage {
@@ -76,6 +88,12 @@ impl Stage {
             Self::Exec => "exec",
             Self::Init => "init",
             Self::TooManyTrees => "process_trees",
+            Self::Namespaces => "namespaces",
+            Self::Root => "root",
+            Self::Network => "network",
+            Self::Capabilities => "capabilities",
+            Self::Landlock => "landlock",
+            Self::Seccomp => "seccomp",
         }
     }
 
@@ -97,6 +115,12 @@ impl Stage {
             10 => Self::Exec,
             11 => Self::Init,
             12 => Self::TooManyTrees,
+            13 => Self::Namespaces,
+            14 => Self::Root,
+            15 => Self::Network,
+            16 => Self::Capabilities,
+            17 => Self::Landlock,
+            18 => Self::Seccomp,
             _ => return Err(DecodeError),
         })
     }

@@ -66,7 +66,7 @@ pub fn since_kernel(feature: &str) -> &'static str {
     FEATURES.iter().find(|(name, ..)| *name == feature).map_or("a newer one", |(.., kernel)| kernel)
 }
 
-/// Confines the calling thread, and what it will start, to the plan and to reading beneath `also_readable`. Sets
+/// Confines the calling thread, and what it will start, to the plan and to what `also` allows beneath descriptors. Sets
 /// `PR_SET_NO_NEW_PRIVS`. On a kernel without Landlock nothing is done, and the outcome says so.
 ///
 /// From ABI 9 on, connecting to a socket of the file system needs [`Access::WRITE`] beneath it; before, Landlock
@@ -75,7 +75,7 @@ pub fn since_kernel(feature: &str) -> &'static str {
 /// # Errors
 /// A path that is there but could not be opened; `ENOENT` where the plan has rules and none of their paths is
 /// there; what the kernel refuses.
-pub fn apply(landlock: &plan::Landlock, also_readable: &[BorrowedFd<'_>]) -> Result<Outcome, SysError> {
+pub fn apply(landlock: &plan::Landlock, also: &[(BorrowedFd<'_>, Access)]) -> Result<Outcome, SysError> {
     let abi = ABI::from(self::abi());
     let missing = missing(landlock, abi as i32);
     let outcome = Outcome { abi: abi as i32, full: missing.is_empty(), missing };
@@ -100,8 +100,8 @@ pub fn apply(landlock: &plan::Landlock, also_readable: &[BorrowedFd<'_>]) -> Res
     if opened == 0 && !landlock.rules.is_empty() {
         return Err(SysError::from_errno("landlock_add_rule", "any path of the plan", libc::ENOENT));
     }
-    for descriptor in also_readable {
-        ruleset = allow(ruleset, descriptor, Access(Access::READ), abi)
+    for (descriptor, access) in also {
+        ruleset = allow(ruleset, descriptor, *access, abi)
             .map_err(|errno| SysError::from_errno("landlock_add_rule", "a given descriptor", errno))?;
     }
     let ruleset = allow_ports(ruleset, landlock, abi).map_err(|error| failed("landlock_add_rule", &error))?;

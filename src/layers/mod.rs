@@ -11,10 +11,12 @@ pub mod root;
 pub mod seccomp;
 
 use crate::launcher::protocol::Stage;
-use crate::plan::SessionPlan;
+use crate::plan::{Access, Isolation, Namespaces, SessionPlan};
 use crate::sys;
 use nix::unistd::{Gid, Uid};
 use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
 
 /// A layer that could not be applied.
 pub struct StepError {
@@ -32,16 +34,78 @@ fn step<T>(stage: Stage, result: io::Result<T>) -> Result<T, StepError> {
 ///
 /// # Errors
 /// The first layer that could not be applied; the session is then refused.
-pub fn confine_init(plan: &SessionPlan) -> Result<(), StepError> {
+pub fn confine_init(plan: &SessionPlan, program: BorrowedFd<'_>) -> Result<(), StepError> {
     step(Stage::ProcessGroup, process_session())?;
     step(Stage::Rlimit, sys::mark::set_own(plan.mark))?;
-    step(Stage::User, user(plan))?;
+    let isolation = &plan.isolation;
+    let filters = compiled(isolation)?;
+    if isolation.namespaces.has(Namespaces::USER) {
+        step(Stage::User, mapped_user(plan))?;
+        own_namespaces(isolation)?;
+        step(Stage::Capabilities, capabilities::drop_all())?;
+    } else {
+        step(Stage::User, user(plan))?;
+    }
     step(Stage::Init, sys::process::set_not_dumpable())?;
     if plan.no_new_privileges {
         step(Stage::NoNewPrivileges, sys::process::set_no_new_privileges())?;
     }
     step(Stage::WorkingDirectory, working_directory(plan))?;
-    step(Stage::Shell, shell(plan))
+    step(Stage::Shell, shell(plan))?;
+    if let Some(rules) = &isolation.landlock {
+        // The init goes on reading processes, and starts the probe, which lies beneath no path of the session.
+        let own = sys::proc::root().map(|procfs| (procfs, Access(Access::READ)));
+        let probe = (program, Access(Access::READ | Access::EXECUTE));
+        let also: Vec<_> = own.into_iter().chain([probe]).collect();
+        landlock::apply(rules, &also)
+            .map_err(|error| StepError { stage: Stage::Landlock, errno: error.errno })?;
+    }
+    match &filters {
+        Some(filters) => step(Stage::Seccomp, seccomp::apply(filters)),
+        None => Ok(()),
+    }
+}
+
+/// Compiled before anything is confined, so that a fault of the plan changes nothing.
+fn compiled(isolation: &Isolation) -> Result<Option<seccomp::Filters>, StepError> {
+    let fault = |_| StepError { stage: Stage::Seccomp, errno: libc::EINVAL };
+    isolation.seccomp.as_ref().map(|calls| seccomp::compile(calls).map_err(fault)).transpose()
+}
+
+/// What needs the capabilities that a new user namespace gives its first process. The order: a procfs for the
+/// init alone before the session's own has masks; the root; then the limits on namespaces, since a mount that is
+/// not attached yet counts as one.
+fn own_namespaces(isolation: &Isolation) -> Result<(), StepError> {
+    if isolation.namespaces.has(Namespaces::PID) {
+        let procfs = step(Stage::Root, root::session_procfs())?;
+        step(Stage::Root, sys::proc::set_root(procfs))?;
+    }
+    if isolation.namespaces.has(Namespaces::NET) {
+        step(Stage::Network, network::loopback_up())?;
+    }
+    if isolation.namespaces.has(Namespaces::UTS) && !isolation.hostname.is_empty() {
+        let name = std::ffi::OsStr::from_bytes(&isolation.hostname);
+        step(Stage::Namespaces, nix::unistd::sethostname(name).map_err(io::Error::from))?;
+    }
+    step(Stage::Init, keyring::join_new())?;
+    if let Some(planned) = &isolation.root {
+        let ids = (isolation.inside_uid, isolation.inside_gid);
+        root::build(planned, ids)
+            .map_err(|failure| StepError { stage: Stage::Root, errno: failure.errno })?;
+    }
+    if let Some(procfs) = sys::proc::root().filter(|_| !isolation.nested_namespaces) {
+        step(Stage::Namespaces, nested::limits_on_namespaces(procfs))?;
+    }
+    Ok(())
+}
+
+/// The user that the maps give: nothing is left to change but to look.
+fn mapped_user(plan: &SessionPlan) -> io::Result<()> {
+    let (users, groups) = (nix::unistd::getresuid()?, nix::unistd::getresgid()?);
+    let (uid, gid) = (Uid::from_raw(plan.isolation.inside_uid), Gid::from_raw(plan.isolation.inside_gid));
+    let as_planned = [users.real, users.effective, users.saved] == [uid; 3]
+        && [groups.real, groups.effective, groups.saved] == [gid; 3];
+    if as_planned && !uid.is_root() { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
 }
 
 fn process_session() -> io::Result<()> {
