@@ -190,8 +190,8 @@ pub(super) fn user(observed: &Observed, plan: &SessionPlan) -> Finding {
                 .to_owned()
         }
         Ids::Own => format!(
-            "its id outside is the daemon's own, which other sessions have too: install the package uidmap, and \
-             give user {} a range in /etc/subuid and /etc/subgid",
+            "its id outside is {}, the daemon's own, which other sessions have too: sessions have no host ids of \
+             their own yet",
             plan.uid
         ),
     };
