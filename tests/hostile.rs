@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How soon a small request of somebody else is answered, whatever one client does.
-const PROMPT: Duration = Duration::from_millis(500);
+/// What tells a daemon that is held up (ten seconds and more) from a machine that is busy; no measure of speed.
+const PROMPT: Duration = Duration::from_secs(5);
 
 /// Sends `block` over and over on one connection, whose answers are read, until told to stop.
 fn flood(daemon: &Daemon, block: Vec<u8>, stop: &Arc<AtomicBool>) -> std::thread::JoinHandle<()> {
