@@ -87,7 +87,7 @@ fn what_is_the_hosts_is_out_of_reach() {
         "head -c1 /dev/urandom",
         "sleep 0.01 & kill -0 $!",
         // The first process of a PID namespace is not ended from within: what follows still runs.
-        "kill -KILL 1; kill -STOP 1; sleep 0.1",
+        "kill -KILL 1; kill -STOP 1; kill -TERM 1; sleep 0.1",
     ];
     for by in ways() {
         let daemon = Home::new(*by).start(&[]);

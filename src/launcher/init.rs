@@ -9,7 +9,7 @@
 use super::protocol::{
     FromInit, MAX_PACKET, MAX_SPAWN_PAYLOAD, MAX_SPAWN_STRINGS, SpawnHeader, Stage, Target, ToInit,
 };
-use crate::plan::SessionPlan;
+use crate::plan::{Namespaces, SessionPlan};
 use crate::sys::slot::{Command, Event, Limit, Slot, Step};
 use crate::sys::{process, socket, tree};
 use std::collections::BTreeMap;
@@ -91,8 +91,10 @@ impl Init {
                 return self.destroy();
             };
             if signal {
-                while let Some(number) = process::take_signal(signals) {
-                    if number == libc::SIGTERM {
+                while let Some((number, sender)) = process::take_signal(signals) {
+                    // In a PID namespace of its own an init obeys nobody within it.
+                    let obeyed = !self.plan.isolation.namespaces.has(Namespaces::PID) || sender == 0;
+                    if number == libc::SIGTERM && obeyed {
                         return self.destroy();
                     }
                 }

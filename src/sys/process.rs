@@ -134,15 +134,16 @@ pub fn signal_descriptor() -> io::Result<OwnedFd> {
     }
 }
 
-/// Takes one pending signal from the descriptor.
+/// Takes one pending signal from the descriptor: its number, and its sender's process id, which is 0 where the sender
+/// is outside of the caller's PID namespace (pid_namespaces(7)).
 #[must_use]
-pub fn take_signal(descriptor: &OwnedFd) -> Option<i32> {
+pub fn take_signal(descriptor: &OwnedFd) -> Option<(i32, u32)> {
     // SAFETY: all zeroes is a valid value of this plain struct, and the kernel fills in at most its size.
     unsafe {
         let mut info: libc::signalfd_siginfo = std::mem::zeroed();
         let size = size_of::<libc::signalfd_siginfo>();
         let got = libc::read(descriptor.as_raw_fd(), (&raw mut info).cast(), size);
-        (got == size as isize).then_some(info.ssi_signo as i32)
+        (got == size as isize).then_some((info.ssi_signo as i32, info.ssi_pid))
     }
 }
 
