@@ -90,8 +90,12 @@ fn own_namespaces(isolation: &Isolation) -> Result<(), StepError> {
     step(Stage::Init, keyring::join_new())?;
     if let Some(planned) = &isolation.root {
         let ids = (isolation.inside_uid, isolation.inside_gid);
-        root::build(planned, ids)
+        let fell_back = root::build(planned, ids)
             .map_err(|failure| StepError { stage: Stage::Root, errno: failure.errno })?;
+        // A view that became a bind shares locks and file events with other sessions: not what was planned.
+        if !fell_back.is_empty() {
+            return Err(StepError { stage: Stage::Root, errno: libc::EOPNOTSUPP });
+        }
     }
     if let Some(procfs) = sys::proc::root().filter(|_| !isolation.nested_namespaces) {
         step(Stage::Namespaces, nested::limits_on_namespaces(procfs))?;
