@@ -144,9 +144,10 @@ fn a_command_runs_with_exactly_its_environment_and_its_end_is_told() {
     let mut output =
         spawn(&socket, 7, &["sh", "-c", "env; id -u; ulimit -n; ls /proc/self/fd | wc -l; exit 3"]);
     assert!(matches!(from_init(&socket), Some(FromInit::Started { exec: 7, .. })));
-    let Some(FromInit::LeaderExited { exec: 7, status, .. }) = from_init(&socket) else { panic!("no end") };
-    assert_eq!(libc::WEXITSTATUS(status), 3);
-    assert!(matches!(from_init(&socket), Some(FromInit::TreeGone { exec: 7, killed: 0 })));
+    let Some(FromInit::LeaderExited { exec: 7, status, last, .. }) = from_init(&socket) else {
+        panic!("no end")
+    };
+    assert_eq!((libc::WEXITSTATUS(status), last), (3, true));
     let mut text = String::new();
     output.read_to_string(&mut text).unwrap();
     let lines: Vec<&str> = text.lines().collect();
@@ -198,6 +199,20 @@ fn what_escapes_its_leader_is_ended_with_its_exec_and_the_neighbour_is_not() {
 }
 
 #[test]
+fn an_end_says_whether_something_outlives_the_leader() {
+    let launcher = Launcher::start("outlives");
+    let (socket, _) = launcher.session(1);
+    for (exec, command, alone) in [(1, "exit 0", true), (2, "sleep 0.3 & exit 0", false)] {
+        let _output = spawn(&socket, exec, &["sh", "-c", command]);
+        assert!(matches!(from_init(&socket), Some(FromInit::Started { .. })));
+        let Some(FromInit::LeaderExited { last, .. }) = from_init(&socket) else { panic!("no end") };
+        assert_eq!(last, alone, "{command}");
+    }
+    // Once, and when it is true: of what was alone nothing more is said.
+    assert_eq!(from_init(&socket), Some(FromInit::TreeGone { exec: 2, killed: 0 }));
+}
+
+#[test]
 fn a_signal_reaches_its_target_and_an_ended_exec_has_none() {
     let launcher = Launcher::start("signal");
     let (socket, _) = launcher.session(1);
@@ -205,7 +220,7 @@ fn a_signal_reaches_its_target_and_an_ended_exec_has_none() {
     assert!(matches!(from_init(&socket), Some(FromInit::Started { .. })));
     say(&socket, &ToInit::Signal { request: 5, exec: 1, signal: libc::SIGTERM, target: Target::Leader });
     let mut seen = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..2 {
         seen.push(from_init(&socket).unwrap());
     }
     assert!(seen.contains(&FromInit::Signaled { request: 5, delivered: 1, errno: 0 }), "{seen:?}");

@@ -171,6 +171,11 @@ impl Outbox {
         self.in_flight.borrow().len() + self.anonymous.get()
     }
 
+    /// Whether a request is not answered, or an answer not taken.
+    pub fn owes(&self) -> bool {
+        self.under_way() > 0 || self.bytes.get() > 0
+    }
+
     /// Remembers an exec whose fate hangs on this connection.
     pub fn own(&self, exec: &Rc<Exec>) {
         if exec.rules.on_disconnect == OnDisconnect::Keep {
@@ -261,6 +266,7 @@ fn admit(daemon: &Rc<Daemon>, socket: UnixStream) {
         anonymous: Cell::new(0),
         owned: RefCell::default(),
     });
+    daemon.connections.borrow_mut().insert(outbox.number, Rc::downgrade(&outbox));
     let daemon = Rc::clone(daemon);
     tokio::task::spawn_local(async move {
         tokio::select! {
@@ -280,6 +286,7 @@ fn admit(daemon: &Rc<Daemon>, socket: UnixStream) {
         .ok();
         outbox.close();
         outbox.disown();
+        daemon.connections.borrow_mut().remove(&outbox.number);
         daemon.shares.leave(&principal);
     });
 }
@@ -417,7 +424,7 @@ async fn dismiss(outbox: &Outbox, lines: &mut Lines) {
 /// The client says no more; where it only closed its writing half, it still wants its answers.
 async fn half_closed(outbox: &Outbox) {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    while outbox.under_way() > 0 || outbox.bytes.get() > 0 {
+    while outbox.owes() {
         let mut polled = [PollFd::new(outbox.socket.as_fd(), PollFlags::empty())];
         let gone = match poll(&mut polled, PollTimeout::ZERO) {
             Ok(_) => polled[0]

@@ -249,7 +249,10 @@ async fn probe(
             Ok(FromInit::SpawnFailed { exec: number, stage, errno }) if number == exec => {
                 found = Err(format!("{}: errno {errno}", stage.name()));
             }
-            Ok(FromInit::TreeGone { exec: number, .. }) if number == exec => {
+            Ok(
+                FromInit::TreeGone { exec: number, .. }
+                | FromInit::LeaderExited { exec: number, last: true, .. },
+            ) if number == exec => {
                 drop(held);
                 return found;
             }

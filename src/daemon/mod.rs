@@ -39,10 +39,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::time::timeout;
+
+/// How long a daemon that stops waits for clients to take their last answers.
+const ANSWERS_BOUND: Duration = Duration::from_millis(250);
 
 /// Why the daemon stopped, or did not start.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +87,7 @@ pub struct Daemon {
     commands: Cell<u64>,
     shares: Rc<shares::Shares>,
     next_connection: Cell<u64>,
+    connections: RefCell<HashMap<u64, Weak<connection::Outbox>>>,
     rates: rate::Rates,
     isolation: isolation::Cache,
     idempotency: idempotency::Keys,
@@ -92,6 +96,18 @@ pub struct Daemon {
 impl Daemon {
     fn tell_launcher(&self, message: &ToLauncher) {
         self.launcher.tell(message.encode());
+    }
+
+    /// Waits until every request was answered and every answer was taken.
+    async fn last_answers(&self) {
+        loop {
+            let waits =
+                self.connections.borrow().values().filter_map(Weak::upgrade).any(|outbox| outbox.owes());
+            if !waits {
+                return;
+            }
+            tokio::time::sleep(Duration::from_micros(500)).await;
+        }
     }
 
     fn kill_session(self: &Rc<Self>, id: SessionId) {
@@ -184,6 +200,7 @@ async fn run(
         commands: Cell::new(0),
         shares: Rc::default(),
         next_connection: Cell::new(0),
+        connections: RefCell::default(),
         rates,
         isolation: isolation::Cache::default(),
         idempotency,
@@ -204,8 +221,9 @@ async fn run(
     if timeout(LIFETIME_BOUND, daemon.end_all()).await.is_err() {
         tracing::error!("sessions did not end in time");
     }
-    // The last answers leave.
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    if timeout(ANSWERS_BOUND, daemon.last_answers()).await.is_err() {
+        tracing::warn!("a client did not take its last answers");
+    }
     if daemon.launcher_gone.get() { Err(ServeError::LauncherGone) } else { Ok(()) }
 }
 

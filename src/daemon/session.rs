@@ -202,8 +202,11 @@ impl Session {
                 max_rss_kib,
                 blocks_in,
                 blocks_out,
+                last,
             } => {
-                if let Some(exec) = exec(number) {
+                // Where a reaper was killed, an end may be said twice.
+                let new = exec(number).filter(|exec| exec.inbox.borrow().leader.is_none());
+                if let Some(exec) = new {
                     exec.inbox.borrow_mut().leader = Some(LeaderEnd {
                         status,
                         user_us,
@@ -216,16 +219,11 @@ impl Session {
                     self.cpu_us.set((user.saturating_add(user_us), system.saturating_add(system_us)));
                     exec.wake.notify_one();
                 }
-            }
-            FromInit::TreeGone { exec: number, .. } => {
-                let gone = self.trees.borrow_mut().remove(&number);
-                if let Some(exec) = gone {
-                    exec.inbox.borrow_mut().tree_gone = true;
-                    exec.wake.notify_one();
-                    exec.progressed.notify_waiters();
-                    self.changed.notify_waiters();
+                if last {
+                    self.tree_gone(number);
                 }
             }
+            FromInit::TreeGone { exec: number, .. } => self.tree_gone(number),
             FromInit::Signaled { request, delivered, errno } => {
                 if let Some(waiter) = self.signals.borrow_mut().remove(&request) {
                     // A client that no longer waits is no error.
@@ -237,6 +235,16 @@ impl Session {
                 self.changed.notify_waiters();
             }
             FromInit::Ready { .. } | FromInit::Failed { .. } => {}
+        }
+    }
+
+    fn tree_gone(&self, number: u64) {
+        let gone = self.trees.borrow_mut().remove(&number);
+        if let Some(exec) = gone {
+            exec.inbox.borrow_mut().tree_gone = true;
+            exec.wake.notify_one();
+            exec.progressed.notify_waiters();
+            self.changed.notify_waiters();
         }
     }
 

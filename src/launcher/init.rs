@@ -132,6 +132,10 @@ impl Init {
                 let Ok(descriptors) = <[OwnedFd; 3]>::try_from(descriptors) else {
                     return true;
                 };
+                if self.trees.len() >= MAX_TREES {
+                    // Of some the end may be known already.
+                    self.reap();
+                }
                 let slot = match self
                     .spare
                     .pop()
@@ -267,6 +271,7 @@ impl Init {
             self.say(FromInit::TreeGone { exec, killed: 0 });
             return;
         };
+        tree.slot.set_being_killed();
         // A workload of the same user can stop its reaper.
         process::kill(tree.reaper, libc::SIGCONT).ok();
         let done = tree::kill_descendants(tree.reaper, KILL_BOUND, &|_| false, &mut || {});
@@ -315,9 +320,12 @@ impl Init {
                 max_rss_kib,
                 blocks_in,
                 blocks_out,
+                last: false,
             });
         }
-        self.say(FromInit::TreeGone { exec, killed: tree.killed });
+        if !tree.slot.reported_last() {
+            self.say(FromInit::TreeGone { exec, killed: tree.killed });
+        }
         tree.slot.wipe(tree.payload_len);
         if self.spare.len() < SPARE_SLOTS {
             self.spare.push(tree.slot);
@@ -388,8 +396,17 @@ fn report(socket: i32, exec: u64, event: Event) {
             };
             FromInit::SpawnFailed { exec, stage, errno }
         }
-        Event::Exited { status, user_us, system_us, max_rss_kib, blocks_in, blocks_out } => {
-            FromInit::LeaderExited { exec, status, user_us, system_us, max_rss_kib, blocks_in, blocks_out }
+        Event::Exited { status, user_us, system_us, max_rss_kib, blocks_in, blocks_out, last } => {
+            FromInit::LeaderExited {
+                exec,
+                status,
+                user_us,
+                system_us,
+                max_rss_kib,
+                blocks_in,
+                blocks_out,
+                last,
+            }
         }
     };
     crate::sys::slot::send_packet(socket, message.encode().as_bytes());

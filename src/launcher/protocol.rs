@@ -303,8 +303,11 @@ pub enum FromInit {
         blocks_in: u64,
         /// Blocks of 512 bytes written.
         blocks_out: u64,
+        /// Whether nothing else that descends from the exec lives: no `TreeGone` need follow.
+        last: bool,
     },
-    /// Nothing that descends from the exec lives: its reaper has no child. Always the last of an exec.
+    /// Nothing that descends from the exec lives: its reaper has no child. The last of an exec whose end did not
+    /// say so itself.
     TreeGone {
         /// The exec.
         exec: u64,
@@ -569,17 +572,25 @@ impl FromInit {
             Self::SpawnFailed { exec, stage, errno } => {
                 packet.u8(4).u64(exec).u8(stage as u8).u32(errno.cast_unsigned())
             }
-            Self::LeaderExited { exec, status, user_us, system_us, max_rss_kib, blocks_in, blocks_out } => {
-                packet
-                    .u8(5)
-                    .u64(exec)
-                    .u32(status.cast_unsigned())
-                    .u64(user_us)
-                    .u64(system_us)
-                    .u64(max_rss_kib)
-                    .u64(blocks_in)
-                    .u64(blocks_out)
-            }
+            Self::LeaderExited {
+                exec,
+                status,
+                user_us,
+                system_us,
+                max_rss_kib,
+                blocks_in,
+                blocks_out,
+                last,
+            } => packet
+                .u8(5)
+                .u64(exec)
+                .u32(status.cast_unsigned())
+                .u64(user_us)
+                .u64(system_us)
+                .u64(max_rss_kib)
+                .u64(blocks_in)
+                .u64(blocks_out)
+                .u8(u8::from(last)),
             Self::TreeGone { exec, killed } => packet.u8(6).u64(exec).u32(killed),
             Self::Signaled { request, delivered, errno } => {
                 packet.u8(7).u64(request).u32(delivered).u32(errno.cast_unsigned())
@@ -611,6 +622,11 @@ impl FromInit {
                 max_rss_kib: reader.u64()?,
                 blocks_in: reader.u64()?,
                 blocks_out: reader.u64()?,
+                last: match reader.u8()? {
+                    0 => false,
+                    1 => true,
+                    _ => return Err(DecodeError),
+                },
             },
             6 => Self::TreeGone { exec: reader.u64()?, killed: reader.u32()? },
             7 => Self::Signaled { request: reader.u64()?, delivered: reader.u32()?, errno: reader.i32()? },
@@ -760,6 +776,7 @@ mod tests {
                 max_rss_kib: 3,
                 blocks_in: 4,
                 blocks_out: u64::MAX,
+                last: true,
             },
             FromInit::TreeGone { exec: 3, killed: 9 },
         ] {

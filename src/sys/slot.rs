@@ -74,6 +74,8 @@ pub enum Event {
         blocks_in: u64,
         /// 512-byte blocks.
         blocks_out: u64,
+        /// Whether nothing else of the exec lives: the reaper has no child left.
+        last: bool,
     },
 }
 
@@ -135,6 +137,10 @@ struct Control {
     leader_over: AtomicU32,
     /// 1 once `Failed` or `Exited` was reported.
     reported: AtomicU32,
+    /// 1 once `Exited` was reported with `last`.
+    reported_last: AtomicU32,
+    /// 1 from the moment before the init kills the exec: how many it killed is then the init's to say.
+    being_killed: AtomicU32,
     failed_step: AtomicU32,
     failed_errno: AtomicI32,
 }
@@ -246,6 +252,8 @@ impl Slot {
                 leader_pid: AtomicI32::new(0),
                 leader_over: AtomicU32::new(0),
                 reported: AtomicU32::new(0),
+                reported_last: AtomicU32::new(0),
+                being_killed: AtomicU32::new(0),
                 failed_step: AtomicU32::new(0),
                 failed_errno: AtomicI32::new(0),
             });
@@ -278,6 +286,17 @@ impl Slot {
     #[must_use]
     pub fn reported(&self) -> bool {
         self.shared().reported.load(Ordering::Acquire) != 0
+    }
+
+    /// Whether that report said that nothing else of the exec lives.
+    #[must_use]
+    pub fn reported_last(&self) -> bool {
+        self.shared().reported_last.load(Ordering::Acquire) != 0
+    }
+
+    /// From now on the reaper leaves it to the init to say that the exec is gone.
+    pub fn set_being_killed(&self) {
+        self.shared().being_killed.store(1, Ordering::Release);
     }
 }
 
@@ -329,9 +348,9 @@ extern "C" fn reaper(argument: *mut c_void) -> ! {
     control.leader_pid.store(leader, Ordering::Release);
     let failed = Step::from_number(control.failed_step.load(Ordering::Acquire));
     if let Some(step) = failed {
-        control.reported.store(1, Ordering::Release);
         let errno = control.failed_errno.load(Ordering::Acquire);
         (control.report)(control.socket, exec, Event::Failed(step, errno));
+        control.reported.store(1, Ordering::Release);
     } else if control.command.want_started {
         (control.report)(control.socket, exec, Event::Started(leader));
     }
@@ -367,6 +386,8 @@ fn reap_all(control: &Control, leader: i32, failed: bool) -> ! {
         }
         if pid == leader && !failed {
             let micros = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
+            // Said with the end itself, it spares the init and the daemon a message and a wake-up each.
+            let last = control.being_killed.load(Ordering::Acquire) == 0 && has_no_child();
             let event = Event::Exited {
                 status,
                 user_us: micros(usage.ru_utime),
@@ -374,11 +395,25 @@ fn reap_all(control: &Control, leader: i32, failed: bool) -> ! {
                 max_rss_kib: usage.ru_maxrss as u64,
                 blocks_in: usage.ru_inblock as u64,
                 blocks_out: usage.ru_oublock as u64,
+                last,
             };
-            control.reported.store(1, Ordering::Release);
+            // Marked after: whoever kills the reaper in between has the init say it twice, never not at all.
             (control.report)(control.socket, control.command.exec, event);
+            control.reported.store(1, Ordering::Release);
+            if last {
+                control.reported_last.store(1, Ordering::Release);
+                raw::exit(0);
+            }
         }
     }
+}
+
+/// Whether the calling process has no child, not even a zombie.
+fn has_no_child() -> bool {
+    let options = (libc::WEXITED | libc::WNOWAIT | libc::WNOHANG | libc::__WALL) as usize;
+    // SAFETY: numbers only; no siginfo is asked for.
+    let looked = unsafe { raw::syscall(libc::SYS_waitid, libc::P_ALL as usize, 0, 0, options, 0) };
+    looked == -(libc::ECHILD as isize)
 }
 
 /// `sendto(2)` for a `report` function.
