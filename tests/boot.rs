@@ -104,3 +104,93 @@ fn root_is_kept_where_it_is_allowed_and_never_for_a_session() {
     let daemon = Home::new(By::Root).start(&[]);
     assert!(uids(daemon.pid()).iter().all(|uid| *uid == common::FLAG_UID.to_string()));
 }
+
+/// A directory of one policy, of whoever starts `home`'s daemon.
+fn policies(home: &Home, by: By, text: &str) -> std::path::PathBuf {
+    let directory = home.path().join("policies");
+    std::fs::create_dir_all(&directory).unwrap();
+    let file = directory.join("own.toml");
+    std::fs::write(&file, text).unwrap();
+    for (path, mode) in [(&file, 0o644), (&directory, 0o755)] {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        if by == By::Ordinary && is_root() {
+            std::os::unix::fs::chown(path, Some(common::ORDINARY_UID), Some(common::ORDINARY_UID)).unwrap();
+        }
+    }
+    directory
+}
+
+const OWN: &str = "name = \"own\"\ndescription = \"ours\"\nextends = \"strict\"\ngrace_s = 9\n";
+
+#[test]
+fn an_operators_policies_are_known_and_may_be_the_default() {
+    for by in common::ways() {
+        let home = Home::new(*by);
+        let directory = policies(&home, *by, OWN);
+        let directory = directory.to_str().unwrap();
+        let daemon = home.start(&["--policy-dir", directory, "--policy", "own"]);
+        let mut client = daemon.connect();
+        let made = client.ok("session.create", json!({}));
+        assert_eq!(made["policy"], "own", "{by:?}: {made}");
+        let listed = client.ok("policy.list", json!({}));
+        assert_eq!(listed["default"], "own");
+        let own =
+            listed["policies"].as_array().unwrap().iter().find(|policy| policy["name"] == "own").unwrap();
+        assert_eq!(own["digest"], made["policy_digest"]);
+        assert_eq!(client.ok("policy.show", json!({"name": "own"}))["policy"]["grace_s"], 9);
+        assert_eq!(client.code("session.create", json!({"policy": "other"})), "POLICY_NOT_FOUND");
+    }
+}
+
+#[test]
+fn a_policy_that_others_could_have_written_or_that_is_none_starts_no_daemon() {
+    for by in common::ways() {
+        let home = Home::new(*by);
+        let directory = policies(&home, *by, OWN);
+        let file = directory.join("own.toml");
+        let shown = directory.to_str().unwrap();
+        let refused = |arguments: &[&str], expected: &str| {
+            let output = home.serve(arguments).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(!output.status.success() && said.contains(expected), "{by:?} {arguments:?}: {said}");
+            assert!(!home.runtime().exists(), "something was made before it was refused");
+        };
+        let mode = |path: &std::path::Path, mode| {
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        };
+        refused(&["--policy", "own"], "there is no policy \"own\"");
+        refused(&["--policy-dir", shown, "--policy", "other"], "there is no policy \"other\"");
+        mode(&directory, 0o775);
+        refused(&["--policy-dir", shown], "mode 0775");
+        mode(&directory, 0o755);
+        mode(&file, 0o646);
+        refused(&["--policy-dir", shown], "mode 0646");
+        mode(&file, 0o644);
+        std::fs::write(&file, format!("{OWN}[rlimits]\ncpus = 1\n")).unwrap();
+        refused(&["--policy-dir", shown], &format!("{}:6:1: ", file.display()));
+        std::fs::write(&file, OWN).unwrap();
+        if is_root() {
+            std::os::unix::fs::chown(&file, Some(common::FLAG_UID), None).unwrap();
+            refused(&["--policy-dir", shown], &format!("belongs to uid {}", common::FLAG_UID));
+            let owner = if *by == By::Ordinary { common::ORDINARY_UID } else { 0 };
+            std::os::unix::fs::chown(&file, Some(owner), None).unwrap();
+        }
+        drop(home.start(&["--policy-dir", shown]));
+    }
+}
+
+#[test]
+fn a_policys_own_limits_hold_unless_the_operator_set_others() {
+    let limits = |arguments: &[&str], policy: &str| {
+        let daemon = Home::new(By::Ordinary).start(arguments);
+        let mut client = daemon.connect();
+        let session = client.session(json!({"policy": policy}));
+        let outcome = client.run(&session, "ulimit -t; ulimit -n", json!({}));
+        outcome["stdout"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(limits(&[], "strict"), "60\n256\n");
+    assert_eq!(limits(&[], "build"), "3600\n8192\n");
+    assert_eq!(limits(&["--child-cpu-s", "7"], "build"), "7\n8192\n");
+    let daemon = Home::new(By::Ordinary).start(&[]);
+    assert_eq!(daemon.connect().ok("session.create", json!({}))["policy"], "default");
+}

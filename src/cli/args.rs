@@ -1,5 +1,6 @@
 //! The command line as clap reads it. Variables named here are read once; their values are never shown.
 
+use crate::daemon::config::DEFAULT_POLICY;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -102,21 +103,24 @@ pub struct ServeArgs {
     #[arg(long, env = "TRL_MAX_OUTPUT_BYTES", hide_env_values = true, default_value_t = 4 << 20, value_parser = clap::value_parser!(u64).range(1024..=(256 << 20)))]
     pub max_output_bytes: u64,
     /// Policy of a session that names none.
-    #[arg(long, env = "TRL_DEFAULT_POLICY", hide_env_values = true, default_value = "l1")]
+    #[arg(long, visible_alias = "policy", env = "TRL_DEFAULT_POLICY", hide_env_values = true, default_value = DEFAULT_POLICY, value_name = "NAME")]
     pub default_policy: String,
+    /// Directory of the operator's own policies, files NAME.toml; nobody else may be able to write it.
+    #[arg(long, env = "TRL_POLICY_DIR", hide_env_values = true, value_name = "DIR")]
+    pub policy_dir: Option<PathBuf>,
     /// Seconds after which an idle session ends.
     #[arg(long, env = "TRL_MAX_IDLE_SEC", hide_env_values = true, default_value_t = 3600.0, value_parser = seconds)]
     pub max_idle_s: f64,
     /// Seconds after which any session ends.
     #[arg(long, env = "TRL_SESSION_TTL_SEC", hide_env_values = true, default_value_t = 86400.0, value_parser = seconds)]
     pub session_ttl_s: f64,
-    /// Processor seconds of one process of a command [default: 300].
+    /// Processor seconds of one process of a command [default: the policy's].
     #[arg(long, env = "TRL_CHILD_CPU_SEC", hide_env_values = true, value_parser = clap::value_parser!(u64).range(1..))]
     pub child_cpu_s: Option<u64>,
-    /// Address space of one process of a command, bytes [default: no limit].
+    /// Address space of one process of a command, bytes [default: the policy's].
     #[arg(long, env = "TRL_CHILD_MEMORY_BYTES", hide_env_values = true)]
     pub child_memory_bytes: Option<u64>,
-    /// Processes that a command may add [default: 512].
+    /// Processes that a command may add [default: the policy's].
     #[arg(long, env = "TRL_CHILD_NPROC", hide_env_values = true, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub child_nproc: Option<u32>,
 }
@@ -127,6 +131,12 @@ pub struct RunArgs {
     /// Shared with `serve`.
     #[command(flatten)]
     pub boot: BootArgs,
+    /// Policy of the session.
+    #[arg(long, env = "TRL_DEFAULT_POLICY", hide_env_values = true, default_value = DEFAULT_POLICY, value_name = "NAME")]
+    pub policy: String,
+    /// Directory of the caller's own policies, files NAME.toml; nobody else may be able to write it.
+    #[arg(long, env = "TRL_POLICY_DIR", hide_env_values = true, value_name = "DIR")]
+    pub policy_dir: Option<PathBuf>,
     /// What the command is given.
     #[command(flatten)]
     pub exec: ExecOptions,

@@ -36,6 +36,19 @@ pub fn load(directory: Option<&Path>) -> Result<Policies, Failure> {
     Policies::with(&own).map_err(|error| Failure::text(error.to_string()))
 }
 
+/// The same, and a name that must be among them.
+///
+/// # Errors
+/// Likewise; and a name that is not there, with those that are.
+pub fn load_with(directory: Option<&Path>, wanted: &str) -> Result<Policies, Failure> {
+    let known = load(directory)?;
+    if known.get(wanted).is_some() {
+        return Ok(known);
+    }
+    let names: Vec<_> = known.names().collect();
+    Err(Failure::text(format!("there is no policy {wanted:?}; there are {}", names.join(", "))))
+}
+
 fn texts(directory: &Path) -> Result<Vec<Text>, Failure> {
     let failed = |error| SysError::new("read directory", directory.display().to_string(), &error);
     let handle =

@@ -4,6 +4,7 @@ use super::args::RunArgs;
 use super::boot::{Place, boot};
 use super::client::{Client, ClientError};
 use super::exec::{self, Start};
+use super::policy;
 use super::serve::{host, start_log};
 use super::show::{self, Failure};
 use crate::daemon::config::Config;
@@ -27,6 +28,7 @@ pub fn run(args: &RunArgs, json: bool) -> Result<i32, Failure> {
     // What the caller's environment has to say is read before it is wiped.
     let env = memory::wiping(|| exec::environment(&args.exec.env))?;
     let caller_cwd = std::env::current_dir().ok();
+    let policies = policy::load_with(args.policy_dir.as_deref(), &args.policy)?;
     let booted = boot(&args.boot, Place::Private)?;
     let socket = booted.socket.clone();
     let private = Removal(booted.private.clone());
@@ -36,6 +38,8 @@ pub fn run(args: &RunArgs, json: bool) -> Result<i32, Failure> {
         uid: booted.account.uid.as_raw(),
         gid: booted.account.gid.as_raw(),
         peer_check: Some(PeerCheck::new(booted.launcher_pid)),
+        policies,
+        default_policy: args.policy.clone(),
         stop: Some(stopped),
         ..Config::default()
     };

@@ -2,8 +2,10 @@
 
 use super::args::{BootArgs, LogFormat, ServeArgs};
 use super::boot::{Booted, Place, boot};
+use super::policy;
 use super::show::Failure;
 use crate::daemon::config::{ChildLimits, Config};
+use crate::policy::Policies;
 use crate::sys::mark::PeerCheck;
 use std::ffi::{OsStr, OsString};
 use std::os::linux::net::SocketAddrExt;
@@ -19,8 +21,10 @@ use tracing_subscriber::EnvFilter;
 /// Why there is no daemon.
 pub fn serve(args: &ServeArgs, socket: PathBuf) -> Result<(), Failure> {
     start_log(&args.boot, "info")?;
+    // Read while whoever started this can still read them, and before there is anything to undo.
+    let policies = policy::load_with(args.policy_dir.as_deref(), &args.default_policy)?;
     let mut booted = boot(&args.boot, Place::Path(socket))?;
-    let config = config(args, &booted);
+    let config = config(args, policies, &booted);
     let (path, notify) = (booted.socket.clone(), booted.notify.take());
     let ready = move || {
         tracing::info!("listening on {}", path.display());
@@ -46,8 +50,7 @@ pub fn host(booted: Booted, config: Config, ready: impl FnOnce() + 'static) -> R
     served.map_err(|error| Failure::text(error.to_string()))
 }
 
-fn config(args: &ServeArgs, booted: &Booted) -> Config {
-    let limits = ChildLimits::default();
+fn config(args: &ServeArgs, policies: Policies, booted: &Booted) -> Config {
     let max_sessions = args.max_sessions as usize;
     let retained = args.retained_output_bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     let defaults = Config::default();
@@ -60,13 +63,14 @@ fn config(args: &ServeArgs, booted: &Booted) -> Config {
         max_sessions_per_principal: max_sessions,
         default_timeout: Duration::from_secs_f64(args.default_timeout_s),
         max_output_bytes: usize::try_from(args.max_output_bytes).unwrap_or(usize::MAX),
+        policies,
         default_policy: args.default_policy.clone(),
         idle_timeout: Duration::from_secs_f64(args.max_idle_s),
         ttl: Duration::from_secs_f64(args.session_ttl_s),
         child: ChildLimits {
-            cpu_seconds: args.child_cpu_s.unwrap_or(limits.cpu_seconds),
-            memory_bytes: args.child_memory_bytes.or(limits.memory_bytes),
-            nproc: args.child_nproc.unwrap_or(limits.nproc),
+            cpu_seconds: args.child_cpu_s,
+            memory_bytes: args.child_memory_bytes,
+            nproc: args.child_nproc,
         },
         uid: booted.account.uid.as_raw(),
         gid: booted.account.gid.as_raw(),

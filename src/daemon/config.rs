@@ -1,5 +1,6 @@
 //! What the operator sets. Every bound of the daemon has its name and default here.
 
+use crate::policy::Policies;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,21 +42,18 @@ pub const LIFETIME_BOUND: Duration = Duration::from_secs(10);
 /// How often the launcher looks for what slipped through.
 pub const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
-/// Limits of each command, in place of the policy's.
-#[derive(Debug, Clone, Copy)]
+/// Policy of a session that names none, where the operator names none.
+pub const DEFAULT_POLICY: &str = "default";
+
+/// Limits of each command, in place of the policy's; `None` leaves the policy's.
+#[derive(Debug, Clone, Copy, Default)]
 pub struct ChildLimits {
     /// `RLIMIT_CPU`, seconds.
-    pub cpu_seconds: u64,
-    /// `RLIMIT_AS`, bytes; `None` leaves the policy's.
+    pub cpu_seconds: Option<u64>,
+    /// `RLIMIT_AS`, bytes.
     pub memory_bytes: Option<u64>,
     /// Processes that an exec may add.
-    pub nproc: u32,
-}
-
-impl Default for ChildLimits {
-    fn default() -> Self {
-        Self { cpu_seconds: 300, memory_bytes: None, nproc: 64 }
-    }
+    pub nproc: Option<u32>,
 }
 
 /// The daemon's settings.
@@ -75,6 +73,8 @@ pub struct Config {
     pub retained_per_principal: usize,
     /// Output kept of all, bytes.
     pub retained_total: usize,
+    /// The policies that there are.
+    pub policies: Policies,
     /// Policy of a session that names none.
     pub default_policy: String,
     /// How long a session may be idle.
@@ -109,7 +109,9 @@ impl Default for Config {
             max_output_bytes: 4 * 1024 * 1024,
             retained_per_principal: 64 * 1024 * 1024,
             retained_total: 256 * 1024 * 1024,
-            default_policy: "l1".into(),
+            // Those that are compiled in parse; without them no session is made.
+            policies: Policies::shipped().unwrap_or_default(),
+            default_policy: DEFAULT_POLICY.into(),
             idle_timeout: Duration::from_secs(3600),
             ttl: Duration::from_secs(86_400),
             sweep_every: SWEEP_EVERY,

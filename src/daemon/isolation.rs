@@ -55,17 +55,19 @@ fn working_dir(plan: &SessionPlan) -> PathBuf {
 /// # Errors
 /// `POLICY_NOT_FOUND`.
 pub fn resolve(daemon: &Daemon, name: &str) -> Result<Policy, WireError> {
-    let policy = Policy::load(name).ok_or_else(|| WireError::new(Code::PolicyNotFound, "no such policy"))?;
+    let known = daemon.config.policies.get(name);
+    let policy = known.ok_or_else(|| WireError::new(Code::PolicyNotFound, "no such policy"))?;
     let child = &daemon.config.child;
-    let overrides =
-        Overrides { cpu_s: Some(child.cpu_seconds), as_bytes: child.memory_bytes, nproc: Some(child.nproc) };
-    policy.with(overrides).map_err(|error| WireError::new(Code::InternalError, error.to_string()))
+    let overrides = Overrides { cpu_s: child.cpu_seconds, as_bytes: child.memory_bytes, nproc: child.nproc };
+    policy.clone().with(overrides).map_err(|error| WireError::new(Code::InternalError, error.to_string()))
 }
 
 /// `policy.list`.
 pub fn list(daemon: &Daemon) -> Value {
-    let policies: Vec<_> = Policy::names()
-        .into_iter()
+    let policies: Vec<_> = daemon
+        .config
+        .policies
+        .names()
         .filter_map(|name| resolve(daemon, name).ok())
         .map(|policy| json!({"name": policy.name, "description": policy.description, "digest": policy.digest()}))
         .collect();

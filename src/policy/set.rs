@@ -34,7 +34,7 @@ pub struct Text {
 }
 
 /// Policies by their names, each complete.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Policies {
     files: BTreeMap<String, File>,
     policies: BTreeMap<String, Policy>,
@@ -94,6 +94,11 @@ impl Policies {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Policy> {
         self.policies.get(name)
+    }
+
+    /// Their names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.policies.keys().map(String::as_str)
     }
 
     /// All of them, by name.
