@@ -26,6 +26,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Run one command in a session of its own, without a daemon.
     Run(RunArgs),
+    /// Attack from within a session of a policy, and say what was stopped; exit code 1 where something was not.
+    Verify(VerifyArgs),
     /// Make, list and end sessions.
     #[command(subcommand)]
     Session(SessionCommand),
@@ -148,6 +150,26 @@ pub struct RunArgs {
         value_name = "CMD"
     )]
     pub argv: Vec<String>,
+}
+
+/// `trl verify`.
+#[derive(Args)]
+pub struct VerifyArgs {
+    /// Shared with `serve`.
+    #[command(flatten)]
+    pub boot: BootArgs,
+    /// Policy that is attacked.
+    #[arg(
+        long,
+        env = "TRL_DEFAULT_POLICY",
+        hide_env_values = true,
+        default_value = DEFAULT_POLICY,
+        value_name = "NAME"
+    )]
+    pub policy: String,
+    /// Directory of the caller's own policies, files NAME.toml; nobody else may be able to write it.
+    #[arg(long, env = "TRL_POLICY_DIR", hide_env_values = true, value_name = "DIR")]
+    pub policy_dir: Option<PathBuf>,
 }
 
 /// Options of a command.

@@ -16,6 +16,7 @@ pub mod serve;
 pub mod session;
 pub mod show;
 pub mod user;
+pub mod verify;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -40,6 +41,7 @@ fn dispatch(cli: Cli) -> Result<i32, Failure> {
     match cli.command {
         Command::Serve(args) => serve::serve(&args, socket)?,
         Command::Run(args) => return run::run(&args, json),
+        Command::Verify(args) => return verify::verify(&args, json),
         Command::Session(command) => session::session(&mut connect()?, &command, json)?,
         Command::Exec(args) => return exec::exec(&mut connect()?, &args, json),
         Command::Attach(args) => return exec::attach(&mut connect()?, &args, json),

@@ -1,7 +1,7 @@
 //! `trl run`: a daemon in a thread, a session, one command, and nothing left behind.
 
-use super::args::RunArgs;
-use super::boot::{Place, boot};
+use super::args::{BootArgs, RunArgs};
+use super::boot::{self, boot};
 use super::client::{Client, ClientError};
 use super::exec::{self, Start};
 use super::policy;
@@ -29,20 +29,47 @@ pub fn run(args: &RunArgs, json: bool) -> Result<i32, Failure> {
     let env = memory::wiping(|| exec::environment(&args.exec.env))?;
     let caller_cwd = std::env::current_dir().ok();
     let policies = policy::load_with(args.policy_dir.as_deref(), &args.policy)?;
-    let booted = boot(&args.boot, Place::Private)?;
+    let settings = |config: &mut Config, _: &Place<'_>| {
+        config.policies = policies;
+        config.default_policy.clone_from(&args.policy);
+    };
+    with_daemon(&args.boot, settings, |place| {
+        in_session(place.socket, args, env, caller_cwd.as_deref(), json)
+    })
+}
+
+/// Where a daemon in this process is.
+pub struct Place<'a> {
+    /// Its socket.
+    pub socket: &'a Path,
+    /// A directory of its own, gone when it is gone.
+    pub directory: &'a Path,
+}
+
+/// Boots, has `settings` change the settings, and does `work` while a daemon runs in a thread. Nothing of it is left.
+///
+/// # Errors
+/// There is no daemon, or those of `work`.
+pub fn with_daemon<T>(
+    args: &BootArgs,
+    settings: impl FnOnce(&mut Config, &Place<'_>),
+    work: impl FnOnce(&Place<'_>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let booted = boot(args, boot::Place::Private)?;
     let socket = booted.socket.clone();
     let private = Removal(booted.private.clone());
+    let directory = booted.private.clone().ok_or_else(|| Failure::text("no directory of TRL's own"))?;
+    let place = Place { socket: &socket, directory: &directory };
     exec::block_signals()?;
     let (stop, stopped) = tokio::sync::oneshot::channel();
-    let config = Config {
+    let mut config = Config {
         uid: booted.account.uid.as_raw(),
         gid: booted.account.gid.as_raw(),
         peer_check: Some(PeerCheck::new(booted.launcher_pid)),
-        policies,
-        default_policy: args.policy.clone(),
         stop: Some(stopped),
         ..Config::default()
     };
+    settings(&mut config, &place);
     let (say, heard) = mpsc::channel();
     let said = say.clone();
     let daemon = std::thread::Builder::new()
@@ -55,14 +82,14 @@ pub fn run(args: &RunArgs, json: bool) -> Result<i32, Failure> {
         })
         .map_err(|error| Failure::text(format!("starting the daemon: {error}")))?;
     heard.recv_timeout(BOUND).map_err(|_| Failure::text("the daemon did not come up in time"))??;
-    let code = in_session(&socket, args, env, caller_cwd.as_deref(), json);
+    let done = work(&place);
     stop.send(()).ok();
     // Its end is bounded by the daemon; a wedged one must not hold the caller.
     if heard.recv_timeout(BOUND).is_ok() {
         daemon.join().ok();
     }
     drop(private);
-    code
+    done
 }
 
 struct Removal(Option<PathBuf>);

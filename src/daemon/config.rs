@@ -95,6 +95,9 @@ pub struct Config {
     pub peer_check: Option<crate::sys::mark::PeerCheck>,
     /// The directory in which idempotency keys outlive a restart.
     pub state_dir: Option<std::fs::File>,
+    /// Whether a command of the name `launcher::protocol::ATTACKS` is TRL's own suite of attacks; of no daemon that
+    /// serves others.
+    pub attacks: bool,
     /// Ends `serve` when it resolves, for use within a process.
     pub stop: Option<tokio::sync::oneshot::Receiver<()>>,
 }
@@ -121,6 +124,7 @@ impl Default for Config {
             gid: nix::unistd::getgid().as_raw(),
             peer_check: None,
             state_dir: None,
+            attacks: false,
             stop: None,
         }
     }

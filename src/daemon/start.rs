@@ -12,7 +12,7 @@ use super::session::Session;
 use super::wire::types::{Encoding, ExecParams, OnDisconnect, OnExit, OpaqueText, Overflow, StdinMode};
 use super::wire::{Code, WireError};
 use crate::ids::ExecId;
-use crate::launcher::protocol::{MAX_PATH, SpawnHeader, spawn_packets};
+use crate::launcher::protocol::{ATTACKS, MAX_PATH, SpawnHeader, spawn_packets};
 use crate::secret::Environment;
 use nix::fcntl::OFlag;
 use std::cell::{Cell, RefCell};
@@ -153,8 +153,10 @@ pub fn start(
             .with(serde_json::json!({"max_running_execs": session.max_running})));
     }
     let number = session.number();
-    let header =
-        SpawnHeader { exec: number, want_started: manner == Manner::Start, ..SpawnHeader::default() };
+    let probe =
+        daemon.config.attacks && argv.first().is_some_and(|name| name.as_slice() == ATTACKS.as_bytes());
+    let want_started = manner == Manner::Start;
+    let header = SpawnHeader { exec: number, want_started, probe, ..SpawnHeader::default() };
     let packets = {
         let scopes = [&daemon.runtime_env, &session.env, &session.secrets, &env, &secrets];
         let environment = Environment::layered(&scopes);

@@ -7,6 +7,7 @@
 //! It is a subreaper: what an init leaves behind when it is killed lands here and is ended here. It can end a
 //! session without its init's help. End-of-file from the daemon ends everything.
 
+pub mod attacks;
 pub mod ceiling;
 pub mod init;
 pub mod probe;
@@ -46,11 +47,13 @@ struct Launcher {
 }
 
 /// The program: reads its socket from descriptor 3; with [`protocol::PROBE_KEY`], is the process that evidence is read
-/// from.
+/// from, or the one that attacks.
 #[must_use]
 pub fn main() -> i32 {
-    if std::env::var_os(protocol::PROBE_KEY).is_some() {
-        return probe::run();
+    match std::env::var_os(protocol::PROBE_KEY) {
+        Some(what) if what == protocol::ATTACKS => return attacks::run(),
+        Some(_) => return probe::run(),
+        None => {}
     }
     match start() {
         Ok(mut launcher) => launcher.0.serve(&launcher.1),

@@ -52,7 +52,7 @@ fn attempts() -> [(&'static str, i32); 16] {
 }
 
 /// Asks for a route to an address that is nobody's (RFC 5737), by a datagram socket, which sends nothing.
-fn route() -> i32 {
+pub(super) fn route() -> i32 {
     match UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.connect("192.0.2.1:9")) {
         Ok(()) => 0,
         Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
@@ -60,7 +60,7 @@ fn route() -> i32 {
 }
 
 /// The interfaces, and those of them that are up.
-fn interfaces() -> (String, String) {
+pub(super) fn interfaces() -> (String, String) {
     let Ok(socket) = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None) else {
         return (String::new(), String::new());
     };

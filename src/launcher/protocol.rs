@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 pub const VERSION: u32 = 1;
 /// The variable that makes the launcher's program the process that evidence is read from.
 pub const PROBE_KEY: &str = "TRL_PROBE";
+/// Its value, and the name of a command, that make it the process that attacks; see `trl verify`.
+pub const ATTACKS: &str = "trl-attacks";
 /// Largest packet, bytes. Fits a default socket buffer of 208 KiB with room to spare.
 pub const MAX_PACKET: usize = 64 * 1024;
 /// Largest argv plus environment of one exec, bytes, ends included (`ARG_MAX` is 2 MiB at an 8 MiB stack).

@@ -20,22 +20,47 @@ fn close_if_open(descriptor: libc::c_long) -> i32 {
 /// Runs `work` in a child of this single-threaded program; yields what it returned, at most 254, or the negated
 /// error number where there was no child.
 pub fn in_child(work: impl FnOnce() -> i32) -> i32 {
+    match status_of(work) {
+        Ok(status) if libc::WIFEXITED(status) => libc::WEXITSTATUS(status),
+        Ok(_) => 255,
+        Err(errno) => -errno,
+    }
+}
+
+/// What [`in_child_within`] adds to the number of a signal that ended the child; no error number is as large.
+pub const SIGNAL: i32 = 192;
+
+/// The same, for at most `seconds`; a signal that ended the child is [`SIGNAL`] and its number.
+pub fn in_child_within(seconds: u32, work: impl FnOnce() -> i32) -> i32 {
+    let bounded = || {
+        nix::unistd::alarm::set(seconds.max(1));
+        work()
+    };
+    match status_of(bounded) {
+        Ok(status) if libc::WIFEXITED(status) => libc::WEXITSTATUS(status),
+        Ok(status) => SIGNAL + libc::WTERMSIG(status),
+        Err(errno) => -errno,
+    }
+}
+
+/// Runs `work` in a child; its wait status.
+fn status_of(work: impl FnOnce() -> i32) -> Result<i32, i32> {
     // SAFETY: the caller has one thread, so no lock is held by another at the fork; the child ends by `_exit`.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
         super::raw::exit(work().clamp(0, 254));
     }
     if pid < 0 {
-        return -errno(-1);
+        return Err(errno(-1));
     }
     let mut status = 0;
     // SAFETY: our own child and a pointer to an int of ours.
     while unsafe { libc::waitpid(pid, &raw mut status, 0) } < 0 {
         if errno(-1) != libc::EINTR {
-            return -libc::ECHILD;
+            return Err(libc::ECHILD);
         }
     }
-    if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 255 }
+    Ok(status)
 }
 
 /// `open(2)` with `flags`.

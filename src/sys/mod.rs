@@ -1,5 +1,6 @@
 //! The kernel's interface: the only place with `unsafe`. Knows nothing of sessions or policies.
 
+pub mod attack;
 pub mod attempt;
 pub mod clone;
 pub mod environ;
