@@ -1,5 +1,7 @@
 //! What this kernel and this user can have, read from the kernel itself.
 
+pub mod missing;
+
 use serde::Serialize;
 use std::fs;
 
@@ -48,7 +50,7 @@ pub fn facts() -> Facts {
     let own = std::process::id();
     let number = |name: &str| read(&format!("/proc/sys/{name}")).and_then(|text| text.parse().ok());
     Facts {
-        kernel: read("/proc/sys/kernel/osrelease").unwrap_or_default(),
+        kernel: release(),
         uid: nix::unistd::geteuid().as_raw(),
         daemon_no_new_privileges: status.lines().any(|line| line == "NoNewPrivs:\t1"),
         cgroups: cgroups(&read("/proc/self/mountinfo").unwrap_or_default()),
@@ -68,6 +70,23 @@ pub fn facts() -> Facts {
         security_modules: read("/sys/kernel/security/lsm"),
         process_children: fs::File::open(format!("/proc/{own}/task/{own}/children")).is_ok(),
     }
+}
+
+/// Kernel release, as `uname -r`.
+#[must_use]
+pub fn release() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
+/// Whether this kernel is older than that version; one whose release is not understood is not.
+#[must_use]
+pub fn kernel_before(major: u32, minor: u32) -> bool {
+    version(&release()).is_some_and(|version| version < (major, minor))
+}
+
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 /// The ranges of this user, by name or number; see subuid(5). Lines of another form are nobody's.
@@ -108,31 +127,10 @@ fn cgroups(mountinfo: &str) -> &'static str {
     }
 }
 
-/// Why an ordinary user may make no user namespace here, and what an operator can do about it.
-#[must_use]
-pub fn user_namespaces_remedy() -> String {
-    let set = |path: &str, bad: &str| fs::read_to_string(path).is_ok_and(|text| text.trim() == bad);
-    let remedies: Vec<&str> = [
-        ("/proc/sys/user/max_user_namespaces", "0", "set the sysctl user.max_user_namespaces above 0"),
-        ("/proc/sys/kernel/unprivileged_userns_clone", "0", "set kernel.unprivileged_userns_clone to 1"),
-        (
-            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-            "1",
-            "set kernel.apparmor_restrict_unprivileged_userns to 0, or give trl-launcher an AppArmor profile with \
-             `userns`",
-        ),
-    ]
-    .into_iter()
-    .filter(|(path, bad, _)| set(path, bad))
-    .map(|(.., remedy)| remedy)
-    .collect();
-    if remedies.is_empty() {
-        "the kernel needs user namespaces (CONFIG_USER_NS), and whatever contains TRL must allow them"
-            .to_owned()
-    } else {
-        remedies.join("; ")
-    }
-}
+/// What an operator can do where a namespace was not given though nothing that holds for every session forbids it.
+pub const NAMESPACES_REMEDY: &str = "whatever contains TRL must allow user namespaces: an AppArmor profile with \
+     `userns` where kernel.apparmor_restrict_unprivileged_userns is 1, a container's filter that allows unshare(2) and \
+     clone(2), a free place below user.max_*_namespaces";
 
 #[cfg(test)]
 mod tests {
@@ -146,6 +144,20 @@ mod tests {
         assert_eq!(cgroups(v2), "v2");
         assert_eq!(cgroups(&format!("{v1}\n{v2}")), "hybrid");
         assert_eq!(cgroups(""), "none");
+    }
+
+    #[test]
+    fn releases_are_ordered_by_number() {
+        for (release, expected) in [
+            ("5.10.0-46-cloud-amd64", Some((5, 10))),
+            ("6.12.117+deb12-amd64", Some((6, 12))),
+            ("7.3-rc1", Some((7, 3))),
+            ("", None),
+            ("next", None),
+        ] {
+            assert_eq!(version(release), expected);
+        }
+        assert!((5, 9) < (5, 10) && !kernel_before(2, 6));
     }
 
     #[test]

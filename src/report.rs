@@ -110,6 +110,17 @@ impl Report {
         Self { verdict: fold(&layers), layers }
     }
 
+    /// Makes a layer that holds in full `partial`, as what was planned is less than what was asked.
+    pub fn fall_short(&mut self, name: &str, reason: &str) {
+        for layer in &mut self.layers {
+            if layer.layer == name && layer.enforced == Enforcement::Full {
+                layer.enforced = Enforcement::Partial;
+                layer.reason = Some(reason.to_owned());
+            }
+        }
+        self.verdict = fold(&self.layers);
+    }
+
     /// The layers because of which the session must not be made.
     pub fn short(&self) -> impl Iterator<Item = &LayerReport> {
         self.layers.iter().filter(|layer| layer.falls_short())

@@ -10,13 +10,15 @@ use super::exec::Isolation;
 use super::link::Link;
 use super::wire::{Code, WireError};
 use crate::evidence::Witnessed;
+use crate::host;
 use crate::launcher::protocol::{FromInit, PROBE_KEY, SpawnHeader, Stage, spawn_packets};
 use crate::plan::Namespaces;
 use crate::plan::SessionPlan;
-use crate::policy::{Found, HostView, Overrides, Policy, Request, ResolveError};
-use crate::report::{Demand, Report, Verdict};
+use crate::policy::{Found, HostView, Overrides, Policy, Request, ResolveError, View};
+use crate::report::{Demand, Enforcement, Report, Verdict, layer};
 use crate::secret::Secret;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
@@ -34,6 +36,8 @@ pub struct Judged {
     pub report: Rc<Report>,
     /// The same as JSON.
     pub json: Rc<Value>,
+    /// What it was found of: a sysctl may have changed since.
+    plan: Rc<crate::plan::Isolation>,
 }
 
 /// Most reports that are kept.
@@ -91,13 +95,34 @@ pub fn plan(policy: &Policy) -> Result<crate::plan::Isolation, WireError> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let submounts: Vec<String> =
         mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(str::to_owned).collect();
-    let host = HostView { id_ranges: false, missing: &[], submounts: &submounts, look: &look };
+    let missing = host::missing::layers();
+    let host = HostView { id_ranges: false, missing: &missing, submounts: &submounts, look: &look };
+    let policy = as_far_as_views_go(policy);
     policy.isolation(&Request::default(), &host).map_err(|error| match error {
-        ResolveError::Unavailable(layers) => unavailable(
-            layers.into_iter().map(|(layer, reason)| json!({"layer": layer, "reason": reason})).collect(),
-        ),
+        ResolveError::Unavailable(layers) => unavailable(layers.into_iter().map(lacking).collect()),
         other => WireError::new(Code::PolicyDenied, other.to_string()),
     })
+}
+
+fn lacking((layer, reason): (&str, String)) -> Value {
+    json!({"layer": layer, "requested": Demand::Required, "enforced": Enforcement::None, "reason": reason})
+}
+
+/// Where the root is a best effort and overlays are not to be had, the system is shown by read-only binds.
+fn as_far_as_views_go(policy: &Policy) -> Cow<'_, Policy> {
+    if short_of_views(policy).is_none() {
+        return Cow::Borrowed(policy);
+    }
+    let mut policy = policy.clone();
+    policy.filesystem.view = View::Bind;
+    Cow::Owned(policy)
+}
+
+/// Why the root of a policy is less than it says.
+fn short_of_views(policy: &Policy) -> Option<String> {
+    let root = &policy.filesystem;
+    let best_effort = root.demand == Demand::BestEffort && root.view == View::Overlay;
+    best_effort.then(host::missing::overlay).flatten()
 }
 
 fn look(path: &str) -> Found {
@@ -112,32 +137,26 @@ fn look(path: &str) -> Found {
 /// The refusal of a session whose isolation the kernel did not give, with what an operator can do.
 #[must_use]
 pub fn unmade(stage: Stage, errno: i32) -> WireError {
-    let remedy = match stage {
-        Stage::Namespaces => {
-            "user namespaces must be allowed for the daemon's user: sysctl user.max_user_namespaces above 0, \
-             kernel.unprivileged_userns_clone 1 where it exists, an AppArmor profile with `userns` where \
-             kernel.apparmor_restrict_unprivileged_userns is 1"
-        }
-        Stage::Root => {
-            "the root needs tmpfs, overlayfs in user namespaces (Linux 5.11) and a procfs that is not masked \
-             where the daemon runs"
-        }
-        Stage::Landlock => {
-            "the kernel needs Landlock (Linux 5.13, CONFIG_SECURITY_LANDLOCK, `landlock` in lsm=)"
-        }
-        _ => "the kernel refused a step that every supported kernel allows: see errno",
-    };
-    WireError::new(
-        Code::IsolationUnavailable,
-        format!(
-            "session not made: {}: {:?}; {remedy}; or choose the policy l1 by name",
-            stage.name(),
-            nix::errno::Errno::from_raw(errno)
+    let (name, remedy) = match stage {
+        Stage::Namespaces => (layer::NAMESPACE_USER, host::NAMESPACES_REMEDY.to_owned()),
+        Stage::Network => (layer::NAMESPACE_NET, OTHER.to_owned()),
+        Stage::Root => (
+            layer::FILESYSTEM,
+            host::missing::overlay().map_or_else(
+                || "the root needs tmpfs and a procfs that is not masked where the daemon runs".to_owned(),
+                |why| format!("{why}; or have a policy of your own with filesystem.view = \"bind\""),
+            ),
         ),
-    )
-    .with(json!({"layers": [{"layer": stage.name(), "requested": "required", "enforced": "none",
-        "errno": errno, "reason": remedy}]}))
+        Stage::Landlock => (layer::LANDLOCK, OTHER.to_owned()),
+        other => (other.name(), OTHER.to_owned()),
+    };
+    let reason = format!("{}: {:?}; {remedy}", stage.name(), nix::errno::Errno::from_raw(errno));
+    unavailable(json!([{"layer": name, "requested": Demand::Required, "enforced": Enforcement::None,
+        "errno": errno, "reason": reason}]))
 }
+
+/// What there is to say of a step that should not fail.
+const OTHER: &str = "the kernel refused a step that every supported kernel allows";
 
 /// The process id, as the daemon sees it, of a process that its session's init sees as `inside`.
 fn outside(init: i32, inside: i32, plan: &SessionPlan) -> Option<i32> {
@@ -153,7 +172,7 @@ fn outside(init: i32, inside: i32, plan: &SessionPlan) -> Option<i32> {
 
 /// What `system.info` says of the host.
 pub fn host_facts() -> Value {
-    serde_json::to_value(crate::host::facts()).unwrap_or(Value::Null)
+    serde_json::to_value(host::facts()).unwrap_or(Value::Null)
 }
 
 /// The report of a session that is just ready and has no reader yet: from the cache, or by a probe.
@@ -171,17 +190,26 @@ pub async fn judge(
     let digest = policy.digest();
     let key = (digest.clone(), working_dir(plan));
     let known = daemon.isolation.0.borrow().get(&key).cloned();
+    let known = known.filter(|known| *known.plan == plan.isolation);
     let judged = match known {
         Some(judged) => judged,
         None => {
             let probed = timeout(KILL_BOUND, probe(daemon, link, exec, init, plan, &policy.demands())).await;
-            let report = probed.unwrap_or_else(|_| Err("the probe did not end in time".into())).map_err(
+            let mut report = probed.unwrap_or_else(|_| Err("the probe did not end in time".into())).map_err(
                 |message| WireError::new(Code::InternalError, format!("isolation probe: {message}")),
             )?;
+            if let Some(why) = short_of_views(policy) {
+                report.fall_short(layer::FILESYSTEM, &format!("read-only binds in place of overlays: {why}"));
+            }
             let json = serde_json::to_value(&report).unwrap_or_default();
             let verdict = if report.verdict == Verdict::Enforced { "enforced" } else { "degraded" };
             let isolation = Rc::new(Isolation { verdict, policy: policy.name.clone(), digest });
-            let judged = Judged { isolation, report: Rc::new(report), json: Rc::new(json) };
+            let judged = Judged {
+                isolation,
+                report: Rc::new(report),
+                json: Rc::new(json),
+                plan: Rc::new(plan.isolation.clone()),
+            };
             // What falls short may hold the next time.
             if judged.report.short().next().is_none() {
                 let mut cache = daemon.isolation.0.borrow_mut();
@@ -202,8 +230,15 @@ pub async fn judge(
 
 /// The refusal that lists `layers`.
 pub fn unavailable(layers: Value) -> WireError {
-    WireError::new(Code::IsolationUnavailable, "a required layer is not fully enforced on this host")
-        .with(json!({"layers": layers}))
+    let each = layers.as_array().into_iter().flatten().map(|layer| {
+        let text = |key: &str| layer[key].as_str().unwrap_or_default();
+        format!("{}: {}", text("layer"), text("reason"))
+    });
+    let all = each.collect::<Vec<_>>().join("; ");
+    let message = format!(
+        "required and not fully enforced on this host: {all}. Else take a policy that wants less, of your own or l1"
+    );
+    WireError::new(Code::IsolationUnavailable, message).with(json!({"layers": layers}))
 }
 
 async fn probe(

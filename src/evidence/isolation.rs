@@ -90,9 +90,15 @@ fn of_namespace(name: &str, observed: &Observed, plan: &SessionPlan) -> Finding 
     let reason = if is_planned(name, plan) {
         "it was asked for, and the process is in the observer's".to_owned()
     } else {
-        format!("this host gives none: {}", host::user_namespaces_remedy())
+        format!("this host gives none: {}", lacking(name))
     };
     none(format!("the observer's {kind} namespace"), reason)
+}
+
+/// Why the host cannot have a layer, and what could be done.
+fn lacking(name: &str) -> String {
+    let why = host::missing::layers().into_iter().find(|(layer, _)| *layer == name);
+    why.map_or_else(|| host::NAMESPACES_REMEDY.to_owned(), |(_, why)| why)
 }
 
 fn network(witnessed: &Witnessed) -> Finding {
@@ -121,7 +127,7 @@ fn shown(errno: Option<i32>) -> String {
 
 fn filesystem(observed: &Observed, plan: &SessionPlan) -> Finding {
     let Some(planned) = &plan.isolation.root else {
-        let reason = format!("no root of its own: {}", host::user_namespaces_remedy());
+        let reason = format!("no root of its own: {}", lacking(layer::FILESYSTEM));
         return none("the host's root", reason);
     };
     if observed.root.as_os_str() != "/" {
@@ -210,10 +216,7 @@ fn covered(landlock: &plan::Landlock, path: &str, access: u32) -> bool {
 fn of_landlock(witnessed: &Witnessed, plan: &SessionPlan) -> Finding {
     let abi = witnessed.number("landlock_abi").filter(|abi| *abi > 0).unwrap_or_else(landlock::abi);
     let Some(planned) = &plan.isolation.landlock else {
-        return none(
-            format!("ABI {abi}"),
-            "this kernel has no Landlock: it needs 5.13, and `landlock` in lsm=",
-        );
+        return none(format!("ABI {abi}"), lacking(layer::LANDLOCK));
     };
     let mut denied = 0;
     let mut allowed = 0;
@@ -237,7 +240,7 @@ fn of_landlock(witnessed: &Witnessed, plan: &SessionPlan) -> Finding {
     let domains = room.map_or_else(|| "not countable".to_owned(), |room| (MOST_DOMAINS - room).to_string());
     let seen = format!("ABI {abi}, domains {domains}, of what was tried denied {denied}, allowed {allowed}");
     if abi == 0 {
-        return none(seen, "this kernel has no Landlock: it needs 5.13, and `landlock` in lsm=");
+        return none(seen, lacking(layer::LANDLOCK));
     }
     if !leaks.is_empty() {
         return none(seen, format!("allowed though no rule does: {}", leaks.join(", ")));

@@ -59,7 +59,13 @@ pub fn judge(
     let always = L1.iter().map(|(name, demand)| {
         let off = *name == layer::NO_NEW_PRIVS && !plan.no_new_privileges;
         let demand = if off { Demand::Off } else { demanded(name).unwrap_or(*demand) };
-        report(name, demand, Source::Kernel, find(name, observed, plan, environ_keys))
+        let mut finding = find(name, observed, plan, environ_keys);
+        let wanted = demanded(layer::NAMESPACE_USER).is_some_and(|demand| demand != Demand::Off);
+        if *name == layer::USER && wanted && !plan.isolation.namespaces.has(Namespaces::USER) {
+            let reason = "without a user namespace it is the daemon's own, which other sessions have too";
+            finding.short = finding.short.or(Some((Enforcement::Partial, reason.to_owned())));
+        }
+        report(name, demand, Source::Kernel, finding)
     });
     let planned = L2.iter().filter_map(|name| {
         let by_plan = isolation::is_planned(name, plan).then_some(Demand::Required);
@@ -177,7 +183,9 @@ fn nproc(observed: &Observed, plan: &SessionPlan) -> Finding {
     if hard == u64::MAX || hard < u64::from(plan.nproc) {
         return Finding::of(false, format!("Max processes {hard}"), || "not as planned".to_owned());
     }
-    if isolation::is_own(observed, "user") && hard == u64::from(plan.nproc) {
+    // Since 5.14 a user's processes are counted in each user namespace, before over all of the host.
+    let counted_inside = isolation::is_own(observed, "user") && !crate::host::kernel_before(5, 14);
+    if counted_inside && hard == u64::from(plan.nproc) {
         return Finding::of(true, format!("Max processes {hard} in its own user namespace"), String::new);
     }
     let reason = format!(

@@ -97,10 +97,12 @@ fn own_namespaces(isolation: &Isolation) -> Result<(), StepError> {
             return Err(StepError { stage: Stage::Root, errno: libc::EOPNOTSUPP });
         }
     }
-    if let Some(procfs) = sys::proc::root().filter(|_| !isolation.nested_namespaces) {
-        step(Stage::Namespaces, nested::limits_on_namespaces(procfs))?;
+    match sys::proc::root() {
+        _ if isolation.nested_namespaces => Ok(()),
+        Some(procfs) => step(Stage::Namespaces, nested::limits_on_namespaces(procfs)),
+        // Without a PID namespace there is no root either: the host's is as good, see there.
+        None => step(Stage::Namespaces, nested::limits_by_the_hosts_procfs()),
     }
-    Ok(())
 }
 
 /// The user that the maps give: nothing is left to change but to look.

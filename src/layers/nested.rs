@@ -4,7 +4,7 @@
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// The kinds that are counted; time namespaces are younger (5.6) than what a session needs otherwise.
 const KINDS: [&str; 8] = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"];
@@ -29,4 +29,14 @@ pub fn limits_on_namespaces(proc: BorrowedFd<'_>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The same where the session has no procfs of its own.
+///
+/// # Errors
+/// Likewise.
+pub fn limits_by_the_hosts_procfs() -> io::Result<()> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let procfs = nix::fcntl::open("/proc", flags, Mode::empty())?;
+    limits_on_namespaces(procfs.as_fd())
 }

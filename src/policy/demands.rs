@@ -34,9 +34,9 @@ impl Policy {
     #[must_use]
     pub fn demands(&self) -> Vec<(&'static str, Demand)> {
         let own = &self.namespaces;
-        // Capabilities exist only in a user namespace of the session's own; without one the launcher has given
-        // them up with its user.
-        let capabilities = if own.user == Demand::Off { Demand::Off } else { Demand::Required };
+        // Every set can be emptied only in a user namespace of the session's own; without one the launcher has given
+        // its capabilities up with its user, and what is left is a bounding set that no_new_privileges makes idle.
+        let capabilities = own.user;
         vec![
             (l1::ENVIRONMENT, Demand::Required),
             (l1::WORKING_DIR, Demand::Required),

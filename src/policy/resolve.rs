@@ -112,7 +112,15 @@ impl Policy {
             (layer::NET_NAMESPACE, own.net, Namespaces::NET),
         ];
         let made = flags.iter().filter(|(name, demand, _)| user && has(name, *demand));
-        let namespaces = Namespaces(made.fold(0, |all, (_, _, flag)| all | flag));
+        let mut namespaces = Namespaces(made.fold(0, |all, (_, _, flag)| all | flag));
+        if namespaces.has(Namespaces::PID) && !namespaces.has(Namespaces::MOUNT) {
+            // Its processes are seen, and ended, by a procfs of its own, which only a mount namespace can have.
+            if own.pid == Demand::Required {
+                let why = "it needs a procfs of its own, and that namespaces.mount";
+                return Err(ResolveError::Unavailable(vec![(layer::PID_NAMESPACE, why.into())]));
+            }
+            namespaces.0 &= !Namespaces::PID;
+        }
         let workspace = self.workspace(request, host)?;
         let extra = self.extra(request)?;
         let rooted = has(layer::FILESYSTEM, self.filesystem.demand)
