@@ -331,3 +331,19 @@ fn what_the_host_lacks_is_an_error_or_left_out() {
     .unwrap();
     assert!(matches!(demanding.isolation(&Request::default(), &poor), Err(ResolveError::Unavailable(_))));
 }
+
+#[test]
+fn no_pid_namespace_without_a_mount_namespace() {
+    let missing = [(layer::MOUNT_NAMESPACE, "none".to_owned())];
+    let poor = HostView { missing: &missing, ..host(&[]) };
+    let soft = "[namespaces]\nmount = \"best_effort\"\npid = \"best_effort\"\n[filesystem]\ndemand = \"best_effort\"";
+    let plan = Policy::parse(&extending(soft)).unwrap().isolation(&Request::default(), &poor).unwrap();
+    assert_eq!(plan.namespaces.0, Namespaces::ALL & !Namespaces::MOUNT & !Namespaces::PID);
+    assert!(plan.root.is_none());
+    let hard = soft.replacen("pid = \"best_effort\"", "pid = \"required\"", 1);
+    let refused = Policy::parse(&extending(&hard)).unwrap().isolation(&Request::default(), &poor);
+    assert!(
+        matches!(&refused, Err(ResolveError::Unavailable(layers)) if layers[0].0 == layer::PID_NAMESPACE),
+        "{refused:?}"
+    );
+}
