@@ -1,6 +1,7 @@
 //! What this kernel and this user can have, read from the kernel itself.
 
 pub mod missing;
+pub mod trials;
 
 use serde::Serialize;
 use std::fs;

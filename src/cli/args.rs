@@ -26,6 +26,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Run one command in a session of its own, without a daemon.
     Run(RunArgs),
+    /// Look at this host and at how TRL is deployed on it; exit code 1 where something fails. Takes the flags of `serve`.
+    Doctor(Box<DoctorArgs>),
     /// Attack from within a session of a policy, and say what was stopped; exit code 1 where something was not.
     Verify(VerifyArgs),
     /// Make, list and end sessions.
@@ -150,6 +152,17 @@ pub struct RunArgs {
         value_name = "CMD"
     )]
     pub argv: Vec<String>,
+}
+
+/// `trl doctor`.
+#[derive(Args)]
+pub struct DoctorArgs {
+    /// Those of `serve`.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+    /// Log file that is looked through for values of the env file.
+    #[arg(long, value_name = "FILE")]
+    pub log: Vec<PathBuf>,
 }
 
 /// `trl verify`.

@@ -8,6 +8,7 @@ pub mod args;
 pub mod boot;
 pub mod client;
 mod directory;
+mod doctor;
 pub mod exec;
 pub mod policy;
 pub mod run;
@@ -41,6 +42,7 @@ fn dispatch(cli: Cli) -> Result<i32, Failure> {
     match cli.command {
         Command::Serve(args) => serve::serve(&args, socket)?,
         Command::Run(args) => return run::run(&args, json),
+        Command::Doctor(args) => return doctor::doctor(&args, socket, json),
         Command::Verify(args) => return verify::verify(&args, json),
         Command::Session(command) => session::session(&mut connect()?, &command, json)?,
         Command::Exec(args) => return exec::exec(&mut connect()?, &args, json),

@@ -34,6 +34,16 @@ pub fn read(args: &BootArgs, daemon: Option<Account>) -> Result<Environment, Fai
     Ok(scope)
 }
 
+/// The variables of an env file, which is looked at as when a daemon starts.
+///
+/// # Errors
+/// As in [`read`].
+pub fn file(path: &Path, daemon: Option<Account>) -> Result<Environment, Failure> {
+    let mut scope = Environment::default();
+    parse(path, open(path, daemon)?, &mut scope)?;
+    Ok(scope)
+}
+
 fn is_passed(key: &str, names: &[String]) -> bool {
     !key.starts_with("TRL_")
         && names.iter().any(|name| match name.strip_suffix('*') {
