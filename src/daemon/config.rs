@@ -1,5 +1,6 @@
 //! What the operator sets. Every bound of the daemon has its name and default here.
 
+use super::workspace::Workspaces;
 use crate::policy::Policies;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -77,6 +78,14 @@ pub struct Config {
     pub policies: Policies,
     /// Policy of a session that names none.
     pub default_policy: String,
+    /// Where sessions may work in a host's directory.
+    pub workspaces: Workspaces,
+    /// Paths of the host that every session sees read-only.
+    pub extra_read_only: Vec<String>,
+    /// Paths of the host that every session may write.
+    pub extra_writable: Vec<String>,
+    /// Whether whoever may connect is the operator, whose limits may be wider than the policy's.
+    pub clients_operate: bool,
     /// How long a session may be idle.
     pub idle_timeout: Duration,
     /// How long a session may live.
@@ -115,6 +124,10 @@ impl Default for Config {
             // Those that are compiled in parse; without them no session is made.
             policies: Policies::shipped().unwrap_or_default(),
             default_policy: DEFAULT_POLICY.into(),
+            workspaces: Workspaces::default(),
+            extra_read_only: Vec::new(),
+            extra_writable: Vec::new(),
+            clients_operate: false,
             idle_timeout: Duration::from_secs(3600),
             ttl: Duration::from_secs(86_400),
             sweep_every: SWEEP_EVERY,

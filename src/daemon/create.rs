@@ -6,15 +6,16 @@ use super::dispatch::{Call, Reply, invalid};
 use super::ending::{Life, Slot};
 use super::exec::rfc3339;
 use super::idempotency::{Answer, Begun};
-use super::isolation::{self, Judged};
+use super::isolation::{self, Judged, Named};
 use super::link::Link;
 use super::session::Session;
 use super::wire::types::CreateParams;
 use super::wire::{self, Code, Node, WireError};
+use super::workspace;
 use crate::ids::SessionId;
 use crate::launcher::protocol::{FromInit, MAX_PATH, Stage, ToLauncher};
 use crate::plan::SessionPlan;
-use crate::policy::Policy;
+use crate::policy::{Amount, LimitError, Policy};
 use crate::report::{Demand, Enforcement};
 use crate::secret::Environment;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -140,21 +141,22 @@ async fn admit(call: &Call, params: Node) -> Result<Value, WireError> {
     if params.name.as_ref().is_some_and(|name| name.len() > MAX_NAME) {
         return Err(invalid("name", "at most 256 bytes"));
     }
-    if matches!(&params.limits, Some(Node::Map(limits)) if !limits.is_empty())
-        || !matches!(&params.limits, None | Some(Node::Map(_) | Node::Null))
-    {
-        return Err(invalid("limits", "the policy has no limit that a client may set"));
-    }
     let shell = params.shell.unwrap_or_else(|| "/bin/sh".into());
     let policy =
         isolation::resolve(daemon, params.policy.as_deref().unwrap_or(&daemon.config.default_policy))?;
-    let isolated = isolation::plan(&policy)?;
-    let working_dir = params.working_dir.unwrap_or_else(|| {
-        match isolated.root.as_ref().and_then(|root| root.workspace.as_ref()) {
-            Some(workspace) => String::from_utf8_lossy(&workspace.target).into_owned(),
-            None => daemon.config.working_dir.to_string_lossy().into_owned(),
-        }
-    });
+    let digest = policy.digest();
+    let policy = limited(daemon, policy, params.limits)?;
+    if let Some(working_dir) = &params.working_dir {
+        absolute("working_dir", working_dir)?;
+    }
+    let request = workspace::request(daemon, &policy, params.workspace, params.working_dir.as_deref())?;
+    let isolated = isolation::plan(&policy, &request)?;
+    let working_dir = params
+        .working_dir
+        .or_else(|| workspace::beginning(&isolated))
+        .unwrap_or_else(|| daemon.config.working_dir.to_string_lossy().into_owned());
+    workspace::is_shown(&isolated, &working_dir)?;
+    let shown = workspace::shown(isolated.root.as_ref().and_then(|root| root.workspace.as_ref()));
     let plan = SessionPlan {
         uid: daemon.config.uid,
         gid: daemon.config.gid,
@@ -168,7 +170,8 @@ async fn admit(call: &Call, params: Node) -> Result<Value, WireError> {
         isolation: isolated,
     };
     let place = Place::take(call)?;
-    let (number, link, slot, judged) = launch(daemon, plan, &policy).await?;
+    let (number, link, slot, judged) =
+        launch(daemon, plan, &Named { limited: &policy, digest: &digest }).await?;
     let unmade = |error| {
         daemon.tell_launcher(&ToLauncher::Kill { session: number });
         error
@@ -227,8 +230,36 @@ async fn admit(call: &Call, params: Node) -> Result<Value, WireError> {
         "created_at": rfc3339(session.created_at),
         "policy": session.isolation.policy,
         "policy_digest": session.isolation.digest,
+        "workspace": shown,
         "isolation": *session.report,
     }))
+}
+
+/// The policy within the limits that the session asks for.
+fn limited(daemon: &Daemon, policy: Policy, limits: Option<Node>) -> Result<Policy, WireError> {
+    const FIELD: &str = "limits";
+    let entries = match limits {
+        None | Some(Node::Null) => return Ok(policy),
+        Some(Node::Map(entries)) => entries,
+        Some(_) => return Err(invalid(FIELD, "expected an object")),
+    };
+    let amount = |value: &Node| match value {
+        Node::Int(number) => u64::try_from(*number).ok().map(Amount::Number),
+        Node::Text(text) => Some(Amount::Text(text.to_string())),
+        _ => None,
+    };
+    let wanted = entries
+        .into_iter()
+        .map(|(name, value)| Some((name, amount(&value)?)))
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(|| invalid(FIELD, "expected whole numbers, or text like \"256M\""))?;
+    policy.limited(&wanted, daemon.config.clients_operate).map_err(|error| match &error {
+        LimitError::Beyond { name, maximum } => {
+            WireError::new(Code::PolicyDenied, format!("the policy does not allow a {error}"))
+                .with(json!({"field": FIELD, "limit": name, "maximum": maximum}))
+        }
+        _ => invalid(FIELD, &error.to_string()),
+    })
 }
 
 /// The client's own demands.
@@ -248,7 +279,7 @@ fn require(layers: &[String], judged: &Judged) -> Result<(), WireError> {
 async fn launch(
     daemon: &Rc<Daemon>,
     plan: SessionPlan,
-    policy: &Policy,
+    policy: &Named<'_>,
 ) -> Result<(u64, Rc<Link>, Rc<Slot>, Judged), WireError> {
     let pressure =
         |error: std::io::Error| WireError::new(Code::ResourcePressure, format!("session socket: {error}"));
@@ -266,7 +297,10 @@ async fn launch(
         return Err(WireError::new(Code::ResourcePressure, format!("launcher: {error}")));
     }
     let judged = match ready(&link, &slot).await {
-        Ok(()) => isolation::judge(daemon, &link, PROBE, slot.pid.get(), &plan, policy).await,
+        Ok(()) => match created(&slot).await {
+            Some(init) => isolation::judge(daemon, &link, PROBE, init, &plan, policy).await,
+            None => Err(WireError::new(Code::ResourcePressure, "the launcher did not say which the init is")),
+        },
         Err(error) => Err(error),
     };
     match judged {
@@ -276,6 +310,20 @@ async fn launch(
             Err(error)
         }
     }
+}
+
+/// The init's process id, from the launcher: its word comes another way than the init's, and may come later.
+async fn created(slot: &Slot) -> Option<i32> {
+    let said = async {
+        loop {
+            let changed = slot.changed.notified();
+            match slot.pid.get() {
+                0 => changed.await,
+                pid => return pid,
+            }
+        }
+    };
+    timeout(KILL_BOUND, said).await.ok()
 }
 
 async fn ready(link: &Link, slot: &Slot) -> Result<(), WireError> {

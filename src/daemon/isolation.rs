@@ -13,7 +13,7 @@ use crate::evidence::Witnessed;
 use crate::host;
 use crate::launcher::protocol::{FromInit, PROBE_KEY, SpawnHeader, Stage, spawn_packets};
 use crate::plan::Namespaces;
-use crate::plan::SessionPlan;
+use crate::plan::{SessionPlan, Workspace};
 use crate::policy::{Found, HostView, Overrides, Policy, Request, ResolveError, View};
 use crate::report::{Demand, Enforcement, Report, Verdict, layer};
 use crate::secret::Secret;
@@ -43,15 +43,26 @@ pub struct Judged {
 /// Most reports that are kept.
 const MAX_CACHED: usize = 256;
 
-/// Reports by what the evidence depends on: the policy's digest, and the working directory that was seen. All
-/// else of a plan is the same for the daemon's life.
+/// What the evidence depends on: the digest of the policy with its limits, the working directory that was seen, and
+/// the workspace. All else of a plan is the same for the daemon's life.
+type Key = (String, PathBuf, Option<Workspace>);
+
+/// Reports by their keys.
 #[derive(Default)]
-pub struct Cache(RefCell<HashMap<(String, PathBuf), Judged>>);
+pub struct Cache(RefCell<HashMap<Key, Judged>>);
 
 /// The session's working directory without links, as far as the daemon can tell.
 fn working_dir(plan: &SessionPlan) -> PathBuf {
     let planned = PathBuf::from(OsStr::from_bytes(&plan.working_dir));
     std::fs::canonicalize(&planned).unwrap_or(planned)
+}
+
+/// A policy and what it is called.
+pub struct Named<'a> {
+    /// Within the limits that the session asked for.
+    pub limited: &'a Policy,
+    /// The digest without them, by which clients know it.
+    pub digest: &'a str,
 }
 
 /// The policy of that name under the operator's limits.
@@ -90,15 +101,15 @@ pub fn show(daemon: &Daemon, name: &str) -> Result<Value, WireError> {
 /// The L2 part of a session's plan under `policy`, on this host.
 ///
 /// # Errors
-/// `ISOLATION_UNAVAILABLE`.
-pub fn plan(policy: &Policy) -> Result<crate::plan::Isolation, WireError> {
+/// `ISOLATION_UNAVAILABLE`, `POLICY_DENIED`.
+pub fn plan(policy: &Policy, request: &Request) -> Result<crate::plan::Isolation, WireError> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let submounts: Vec<String> =
         mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(str::to_owned).collect();
     let missing = host::missing::layers();
     let host = HostView { id_ranges: false, missing: &missing, submounts: &submounts, look: &look };
     let policy = as_far_as_views_go(policy);
-    policy.isolation(&Request::default(), &host).map_err(|error| match error {
+    policy.isolation(request, &host).map_err(|error| match error {
         ResolveError::Unavailable(layers) => unavailable(layers.into_iter().map(lacking).collect()),
         other => WireError::new(Code::PolicyDenied, other.to_string()),
     })
@@ -185,10 +196,12 @@ pub async fn judge(
     exec: u64,
     init: i32,
     plan: &SessionPlan,
-    policy: &Policy,
+    policy: &Named<'_>,
 ) -> Result<Judged, WireError> {
-    let digest = policy.digest();
-    let key = (digest.clone(), working_dir(plan));
+    let workspace = plan.isolation.root.as_ref().and_then(|root| root.workspace.clone());
+    let key = (policy.limited.digest(), working_dir(plan), workspace);
+    let policy_digest = || policy.digest.to_owned();
+    let policy = policy.limited;
     let known = daemon.isolation.0.borrow().get(&key).cloned();
     let known = known.filter(|known| *known.plan == plan.isolation);
     let judged = match known {
@@ -203,7 +216,8 @@ pub async fn judge(
             }
             let json = serde_json::to_value(&report).unwrap_or_default();
             let verdict = if report.verdict == Verdict::Enforced { "enforced" } else { "degraded" };
-            let isolation = Rc::new(Isolation { verdict, policy: policy.name.clone(), digest });
+            let isolation =
+                Rc::new(Isolation { verdict, policy: policy.name.clone(), digest: policy_digest() });
             let judged = Judged {
                 isolation,
                 report: Rc::new(report),

@@ -24,6 +24,7 @@ mod sessions;
 mod shares;
 mod start;
 pub mod wire;
+pub mod workspace;
 
 pub use config::{ChildLimits, Config};
 

@@ -119,7 +119,7 @@ pub enum Fill {
 }
 
 /// The directory that the session works in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Workspace {
     /// Where, as the session sees it.
     pub target: Vec<u8>,

@@ -9,6 +9,7 @@ mod check;
 mod demands;
 mod files;
 pub mod keys;
+pub mod limits;
 mod read;
 pub mod resolve;
 pub mod schema;
@@ -17,7 +18,9 @@ pub mod syscalls;
 mod text;
 mod value;
 
+pub use check::{is_beneath, placeable};
 pub use demands::layer;
+pub use limits::{Amount, LimitError};
 pub use read::{FileError, MAX_TEXT, Place};
 pub use resolve::{Found, HostView, Request, ResolveError, WorkspaceChoice};
 pub use set::{Policies, Text};

@@ -18,6 +18,8 @@ const OPENING: [&str; 2] = ["debug", "nested"];
 pub struct Request {
     /// A host's directory to work in, which the operator allows; bound at the same path.
     pub workspace: Option<WorkspaceChoice>,
+    /// No workspace, not a private one either.
+    pub without_workspace: bool,
     /// More paths of the host's, read-only.
     pub extra_read_only: Vec<String>,
     /// More paths of the host's, writable.
@@ -121,14 +123,18 @@ impl Policy {
             }
             namespaces.0 &= !Namespaces::PID;
         }
-        let workspace = self.workspace(request, host)?;
-        let extra = self.extra(request)?;
+        let mut workspace = self.workspace(request, host)?;
+        let extra = within(self.extra(request)?, workspace.as_mut())?;
         let rooted = has(layer::FILESYSTEM, self.filesystem.demand)
             && namespaces.has(Namespaces::MOUNT)
             && namespaces.has(Namespaces::PID);
+        let restricts = has(layer::LANDLOCK, self.landlock.demand);
+        if !rooted && (request.workspace.is_some() || (!restricts && !extra.is_empty())) {
+            let what = "a directory of the host's, having no file system of the session's own".into();
+            return Err(ResolveError::Denied { what });
+        }
         let root = if rooted { Some(self.root(&workspace, &extra, host)?) } else { None };
-        let landlock = has(layer::LANDLOCK, self.landlock.demand)
-            .then(|| self.landlock(root.as_ref(), workspace.as_ref(), &extra));
+        let landlock = restricts.then(|| self.landlock(root.as_ref(), workspace.as_ref(), &extra));
         let seccomp = has(layer::SECCOMP, self.seccomp.demand).then(|| self.seccomp());
         let (inside_uid, inside_gid) = if user { (self.user.uid, self.user.gid) } else { (0, 0) };
         Ok(Isolation {
@@ -175,7 +181,7 @@ impl Policy {
             protect: protect.iter().map(|entry| entry.clone().into_bytes()).collect(),
         };
         let Some(choice) = &request.workspace else {
-            let private = own.mode != WorkspaceMode::None;
+            let private = own.mode != WorkspaceMode::None && !request.without_workspace;
             return Ok(private.then(|| workspace(&own.path, "", false, own.writable, &[])));
         };
         if own.mode < WorkspaceMode::Overlay {
@@ -187,21 +193,38 @@ impl Policy {
         if choice.writable && !choice.overlay && own.mode < WorkspaceMode::Host {
             return denied("writing to a directory of the host");
         }
-        let source = checked(&choice.source)?;
-        let shown =
-            self.filesystem.system.iter().chain(&self.filesystem.copy).chain(&self.filesystem.read_only);
-        if let Some(path) =
-            shown.into_iter().find(|path| is_beneath(source, path) || is_beneath(path, source))
-        {
-            return denied(&format!("a workspace that lies in one another with {path}"));
+        let source = choice.source.as_str();
+        if let Some(why) = self.unworkable(source) {
+            return denied(&format!("{source:?} as workspace: {why}"));
         }
         // What outlives the session is protected.
         let is_kept = choice.writable && !choice.overlay;
         let mut protect = if is_kept { own.protect.clone() } else { Vec::new() };
-        if own.protect_absent == ProtectAbsent::Leave {
-            protect.retain(|entry| (host.look)(&format!("{source}/{entry}")) != Found::Absent);
+        let is_there = |entry: &String| (host.look)(&format!("{source}/{entry}")) != Found::Absent;
+        match own.protect_absent {
+            ProtectAbsent::Leave => protect.retain(is_there),
+            ProtectAbsent::Refuse => {
+                if let Some(entry) = protect.iter().find(|entry| !is_there(entry)) {
+                    return denied(&format!(
+                        "a writable workspace without {entry}, which it protects: make it first, or use overlay"
+                    ));
+                }
+            }
         }
         Ok(Some(workspace(source, source, choice.overlay, choice.writable, &protect)))
+    }
+
+    /// Why a directory can be no workspace, if it cannot: it must be apart from what the session sees of the system.
+    #[must_use]
+    pub fn unworkable(&self, path: &str) -> Option<String> {
+        if let Err(why) = super::value::path(path).and_then(placeable) {
+            return Some(why);
+        }
+        let own = &self.filesystem;
+        let mut shown = own.system.iter().chain(&own.copy).chain(&own.read_only);
+        shown
+            .find(|shown| is_beneath(path, shown) || is_beneath(shown, path))
+            .map(|shown| format!("it lies in one another with {shown}, which the session sees"))
     }
 
     /// Extra paths and whether each is writable.
@@ -403,6 +426,30 @@ impl Policy {
             strict: own.strict,
         }
     }
+}
+
+/// Takes extra paths that lie in the workspace out: its mount would hide theirs. One that is to be read-only in a
+/// directory of the host's is protected there instead.
+fn within(
+    extra: Vec<(String, bool)>,
+    workspace: Option<&mut Workspace>,
+) -> Result<Vec<(String, bool)>, ResolveError> {
+    let Some(workspace) = workspace else { return Ok(extra) };
+    let target = String::from_utf8_lossy(&workspace.target).into_owned();
+    let (inside, outside): (Vec<_>, Vec<_>) =
+        extra.into_iter().partition(|(path, _)| is_beneath(path, &target));
+    for (path, writable) in inside {
+        let entry = path[target.len()..].trim_start_matches('/');
+        match (workspace.source.is_empty(), writable) {
+            (false, false) if !entry.is_empty() && workspace.writable => workspace.protect.push(entry.into()),
+            (false, false) if !entry.is_empty() => {}
+            (false, true) if workspace.writable && !workspace.overlay => {}
+            _ => return Err(ResolveError::Denied { what: format!("{path}: it lies in the workspace") }),
+        }
+    }
+    workspace.protect.sort();
+    workspace.protect.dedup();
+    Ok(outside)
 }
 
 fn checked(path: &str) -> Result<&str, ResolveError> {

@@ -275,7 +275,10 @@ fn a_request_only_narrows() {
     };
     assert_eq!(protect(&default), [b".git/hooks".to_vec()]);
     let refusing = Policy::parse(&extending("[workspace]\nprotect_absent = \"refuse\"")).unwrap();
-    assert_eq!(protect(&refusing), [b".git/config".to_vec(), b".git/hooks".to_vec()]);
+    assert!(matches!(ask(&refusing, "/home/a/w", false, true), Err(ResolveError::Denied { .. })));
+    assert!(
+        ask(&refusing, "/home/a/w", true, true).is_ok() && ask(&refusing, "/home/a/w", false, false).is_ok()
+    );
     let strict = of("strict");
     assert_eq!(given(&strict, true, true), Ok((true, true, Ids::Own)));
     assert!(matches!(given(&strict, false, true), Err(ResolveError::Denied { .. })));
@@ -295,6 +298,7 @@ fn extra_paths_are_offered_or_the_operators() {
         let list = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect();
         let request = Request {
             workspace: None,
+            without_workspace: false,
             extra_read_only: list(read_only),
             extra_writable: list(writable),
             by_operator,

@@ -34,12 +34,15 @@ params! {
         policy: Option<String>,
         #[serde(default, deserialize_with = "grace")] grace_s: Option<f64>,
         require: Option<Vec<String>>,
+        workspace: Option<WorkspaceParam>,
         limits: Option<Node>,
         labels: Option<BTreeMap<String, String>>,
         #[serde(default, deserialize_with = "timeout")] ttl_s: Option<f64>,
         #[serde(default, deserialize_with = "timeout")] idle_timeout_s: Option<f64>,
         idempotency_key: Option<String>,
     }
+    /// `workspace` of `session.create` in full.
+    WorkspaceFields { mode: WorkspaceWord, path: Option<String>, read_only: Option<bool>, }
     /// `session.list`.
     ListParams {
         label: Option<String>,
@@ -144,8 +147,43 @@ words! {
     TargetName { Leader = "leader", Group = "group", Tree = "tree", }
     /// What an attached client may do.
     Role { Writer = "writer", Viewer = "viewer", }
+    /// What a workspace is: see `workspace` of `session.create`.
+    WorkspaceWord { None = "none", Private = "private", Overlay = "overlay", Host = "host", }
     /// One of the two output streams.
     StreamName { Stdout = "stdout", Stderr = "stderr", }
+}
+
+/// `workspace` of `session.create`: a word, or an object of [`WorkspaceFields`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkspaceParam {
+    /// What it is.
+    pub mode: WorkspaceWord,
+    /// The host's directory; else the working directory.
+    pub path: Option<String>,
+    /// Whether the session cannot write there.
+    pub read_only: Option<bool>,
+}
+
+impl<'de> Deserialize<'de> for WorkspaceParam {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct V;
+        impl<'de> Visitor<'de> for V {
+            type Value = WorkspaceParam;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("none, private, overlay, host, or an object with mode, path and read_only")
+            }
+            fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<WorkspaceParam, E> {
+                let mode = WorkspaceWord::deserialize(serde::de::value::StrDeserializer::new(word))?;
+                Ok(WorkspaceParam { mode, path: None, read_only: None })
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<WorkspaceParam, A::Error> {
+                let from = serde::de::value::MapAccessDeserializer::new(map);
+                let WorkspaceFields { mode, path, read_only } = WorkspaceFields::deserialize(from)?;
+                Ok(WorkspaceParam { mode, path, read_only })
+            }
+        }
+        from.deserialize_any(V)
+    }
 }
 
 /// What happens to an exec when the connection that started it is gone.
