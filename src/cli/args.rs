@@ -30,6 +30,8 @@ pub enum Command {
     Doctor(Box<DoctorArgs>),
     /// Attack from within a session of a policy, and say what was stopped; exit code 1 where something was not.
     Verify(VerifyArgs),
+    /// A shell in a session of its own, without a daemon; it ends with the shell.
+    Shell(ShellArgs),
     /// Make, list and end sessions.
     #[command(subcommand)]
     Session(SessionCommand),
@@ -60,7 +62,7 @@ pub enum LogFormat {
 }
 
 /// What `serve` and `run` have in common.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct BootArgs {
     /// Started as root: the user (name or uid) that the daemon and its sessions change to.
     #[arg(long, value_name = "NAME|UID")]
@@ -112,6 +114,9 @@ pub struct ServeArgs {
     /// Directory of the operator's own policies, files NAME.toml; nobody else may be able to write it.
     #[arg(long, env = "TRL_POLICY_DIR", hide_env_values = true, value_name = "DIR")]
     pub policy_dir: Option<PathBuf>,
+    /// A directory that sessions may work in, or in one beneath it; may be given several times [default: none].
+    #[arg(long = "workspace-root", value_name = "DIR")]
+    pub workspace_roots: Vec<PathBuf>,
     /// Seconds after which an idle session ends.
     #[arg(long, env = "TRL_MAX_IDLE_SEC", hide_env_values = true, default_value_t = 3600.0, value_parser = seconds)]
     pub max_idle_s: f64,
@@ -135,12 +140,9 @@ pub struct RunArgs {
     /// Shared with `serve`.
     #[command(flatten)]
     pub boot: BootArgs,
-    /// Policy of the session.
-    #[arg(long, env = "TRL_DEFAULT_POLICY", hide_env_values = true, default_value = DEFAULT_POLICY, value_name = "NAME")]
-    pub policy: String,
-    /// Directory of the caller's own policies, files NAME.toml; nobody else may be able to write it.
-    #[arg(long, env = "TRL_POLICY_DIR", hide_env_values = true, value_name = "DIR")]
-    pub policy_dir: Option<PathBuf>,
+    /// Its session.
+    #[command(flatten)]
+    pub session: OwnSession,
     /// What the command is given.
     #[command(flatten)]
     pub exec: ExecOptions,
@@ -185,8 +187,63 @@ pub struct VerifyArgs {
     pub policy_dir: Option<PathBuf>,
 }
 
-/// Options of a command.
+/// `trl shell`.
 #[derive(Args)]
+pub struct ShellArgs {
+    /// Shared with `serve`.
+    #[command(flatten)]
+    pub boot: BootArgs,
+    /// Its session.
+    #[command(flatten)]
+    pub session: OwnSession,
+    /// What the shell is given; it may take as long as it likes unless told otherwise.
+    #[command(flatten)]
+    pub exec: ExecOptions,
+    /// The shell.
+    #[arg(long, default_value = "/bin/sh", value_name = "PATH")]
+    pub shell: String,
+}
+
+/// A session without a daemon: whoever starts it is its operator.
+#[derive(Args)]
+pub struct OwnSession {
+    /// Policy of the session.
+    #[arg(long, env = "TRL_DEFAULT_POLICY", hide_env_values = true, default_value = DEFAULT_POLICY, value_name = "NAME")]
+    pub policy: String,
+    /// Directory of the caller's own policies, files NAME.toml; nobody else may be able to write it.
+    #[arg(long, env = "TRL_POLICY_DIR", hide_env_values = true, value_name = "DIR")]
+    pub policy_dir: Option<PathBuf>,
+    /// What becomes of the caller's directory [default: rw, as far as policy and permissions allow; a note says so].
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub workspace: Option<Place>,
+    /// Another path of the host's, read-only; may be given several times.
+    #[arg(long, value_name = "PATH")]
+    pub ro: Vec<PathBuf>,
+    /// Another path of the host's, writable; may be given several times.
+    #[arg(long, value_name = "PATH")]
+    pub rw: Vec<PathBuf>,
+    /// A limit in place of the policy's, as in `rlimits.cpu_s=60`; may be given several times.
+    #[arg(long = "limit", value_name = "K=V")]
+    pub limits: Vec<String>,
+}
+
+/// What becomes of the caller's directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Place {
+    /// It is the workspace, and is written.
+    Rw,
+    /// It is the workspace, and is only read.
+    Ro,
+    /// It is the workspace; changes go to a layer above it and are gone with the session.
+    Overlay,
+    /// Nothing is seen of it; the workspace is a fresh directory, gone with the session.
+    Private,
+    /// Nothing is seen of it, and there is no workspace.
+    None,
+}
+
+/// Options of a command.
+#[derive(Args, Clone)]
 pub struct ExecOptions {
     /// A variable; without `=V` the caller's own value.
     #[arg(long = "env", short = 'e', value_name = "K[=V]")]
@@ -302,6 +359,15 @@ pub struct CreateArgs {
     /// Policy of the session.
     #[arg(long)]
     pub policy: Option<String>,
+    /// Where it works: none, private, or a directory that the operator allows.
+    #[arg(long, value_name = "none|private|host:DIR|overlay:DIR")]
+    pub workspace: Option<String>,
+    /// That directory is only read.
+    #[arg(long, requires = "workspace")]
+    pub read_only: bool,
+    /// A limit narrower than the policy's, as in `rlimits.cpu_s=60`; may be given several times.
+    #[arg(long = "limit", value_name = "K=V")]
+    pub limits: Vec<String>,
     /// What its commands are given.
     #[command(flatten)]
     pub options: ExecOptions,

@@ -10,6 +10,7 @@ pub mod client;
 mod directory;
 mod doctor;
 pub mod exec;
+mod place;
 pub mod policy;
 pub mod run;
 mod runtime_env;
@@ -44,6 +45,7 @@ fn dispatch(cli: Cli) -> Result<i32, Failure> {
         Command::Run(args) => return run::run(&args, json),
         Command::Doctor(args) => return doctor::doctor(&args, socket, json),
         Command::Verify(args) => return verify::verify(&args, json),
+        Command::Shell(args) => return run::shell(&args, json),
         Command::Session(command) => session::session(&mut connect()?, &command, json)?,
         Command::Exec(args) => return exec::exec(&mut connect()?, &args, json),
         Command::Attach(args) => return exec::attach(&mut connect()?, &args, json),

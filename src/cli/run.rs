@@ -1,41 +1,107 @@
-//! `trl run`: a daemon in a thread, a session, one command, and nothing left behind.
+//! `trl run` and `trl shell`: a daemon in a thread, a session, one command, and nothing left behind.
 
-use super::args::{BootArgs, RunArgs};
+use super::args::{ExecOptions, OwnSession, RunArgs, ShellArgs};
 use super::boot::{self, boot};
 use super::client::{Client, ClientError};
 use super::exec::{self, Start};
-use super::policy;
-use super::serve::{host, start_log};
+use super::place;
+use super::serve::{host, own_files, start_log};
 use super::show::{self, Failure};
+use super::{args::BootArgs, policy, session, user};
 use crate::daemon::config::Config;
+use crate::daemon::workspace::Workspaces;
+use crate::error::SysError;
 use crate::sys::mark::PeerCheck;
 use crate::sys::memory;
 use nix::unistd::{AccessFlags, access};
 use serde_json::{Map, Value, json};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
 /// How long the daemon may take to listen, and to end what the command left.
 const BOUND: Duration = Duration::from_secs(30);
+/// How long anything may take at most: a week, as in the protocol.
+const LONGEST_S: f64 = 604_800.0;
 
 /// `trl run`.
 ///
 /// # Errors
 /// What TRL itself could not do.
 pub fn run(args: &RunArgs, json: bool) -> Result<i32, Failure> {
-    start_log(&args.boot, "warn")?;
-    // What the caller's environment has to say is read before it is wiped.
-    let env = memory::wiping(|| exec::environment(&args.exec.env))?;
-    let caller_cwd = std::env::current_dir().ok();
-    let policies = policy::load_with(args.policy_dir.as_deref(), &args.policy)?;
-    let settings = |config: &mut Config, _: &Place<'_>| {
+    alone(&args.boot, &args.session, &args.exec, &args.argv, json)
+}
+
+/// `trl shell`: interactive if the caller is at a terminal. It has the caller's streams by pipes, no terminal.
+///
+/// # Errors
+/// What TRL itself could not do.
+pub fn shell(args: &ShellArgs, json: bool) -> Result<i32, Failure> {
+    let interactive = std::io::stdin().is_terminal().then(|| "-i".to_owned());
+    let argv: Vec<String> = std::iter::once(args.shell.clone()).chain(interactive).collect();
+    let exec = ExecOptions { timeout: args.exec.timeout.or(Some(LONGEST_S)), ..args.exec.clone() };
+    alone(&args.boot, &args.session, &exec, &argv, json)
+}
+
+fn alone(
+    boot_args: &BootArgs,
+    own: &OwnSession,
+    exec: &ExecOptions,
+    argv: &[String],
+    json: bool,
+) -> Result<i32, Failure> {
+    start_log(boot_args, "warn")?;
+    // What the caller's environment, directory and files have to say is read before root is given up and the
+    // environment wiped.
+    let env = memory::wiping(|| exec::environment(&exec.env))?;
+    let directory = std::env::current_dir().ok();
+    let policies = policy::load_with(own.policy_dir.as_deref(), &own.policy)?;
+    let policy = policies.get(&own.policy).cloned().ok_or_else(|| Failure::text("the policy is gone"))?;
+    let (extra_read_only, extra_writable) = (paths("--ro", &own.ro)?, paths("--rw", &own.rw)?);
+    let limits = session::limits(&own.limits)?;
+    let mut boot_args = boot_args.clone();
+    if user::is_root() && boot_args.user.is_none() {
+        boot_args.user = place::owner(&policy, own.workspace, directory.as_deref());
+        if let (Some(uid), Some(directory)) = (&boot_args.user, &directory) {
+            show::note(&format!(
+                "root runs no commands: uid {uid} does, who owns {} (--user names another)",
+                directory.display()
+            ));
+        }
+    }
+    let mut files = own_files(&boot_args, own.policy_dir.as_deref());
+    let (mut watched, asked_workspace) = (Vec::new(), std::cell::OnceCell::new());
+    let settings = |config: &mut Config, place: &Place<'_>| {
+        files.push(place.directory.to_path_buf());
+        let user = (config.uid, config.gid).into();
+        let chosen = place::choose(&policy, own.workspace, directory.as_deref(), user)?;
+        if let Some(note) = &chosen.note {
+            show::note(note);
+        }
+        watched = place::absent(&policy, &chosen);
+        config.workspaces = Workspaces::new(&chosen.roots, &files).map_err(Failure::text)?;
         config.policies = policies;
-        config.default_policy.clone_from(&args.policy);
+        config.default_policy.clone_from(&own.policy);
+        config.extra_read_only = extra_read_only;
+        config.extra_writable = extra_writable;
+        config.clients_operate = true;
+        config.ttl = Duration::from_secs_f64(LONGEST_S);
+        asked_workspace.set(chosen.workspace).ok();
+        Ok(())
     };
-    with_daemon(&args.boot, settings, |place| {
-        in_session(place.socket, args, env, caller_cwd.as_deref(), json)
-    })
+    let code = with_daemon(&boot_args, settings, |place| {
+        let workspace = asked_workspace.get().cloned().unwrap_or_default();
+        let asked = Asked { workspace, limits, directory: directory.clone(), cwd: exec.cwd.as_deref() };
+        in_session(place.socket, &asked, (argv, env, exec.timeout), json)
+    });
+    for made in watched.iter().filter(|path| path.symlink_metadata().is_ok()) {
+        show::note(&format!(
+            "{} was not there before, and could not be protected: look before the host's tools use it",
+            made.display()
+        ));
+    }
+    code
 }
 
 /// Where a daemon in this process is.
@@ -52,7 +118,7 @@ pub struct Place<'a> {
 /// There is no daemon, or those of `work`.
 pub fn with_daemon<T>(
     args: &BootArgs,
-    settings: impl FnOnce(&mut Config, &Place<'_>),
+    settings: impl FnOnce(&mut Config, &Place<'_>) -> Result<(), Failure>,
     work: impl FnOnce(&Place<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let booted = boot(args, boot::Place::Private)?;
@@ -69,7 +135,7 @@ pub fn with_daemon<T>(
         stop: Some(stopped),
         ..Config::default()
     };
-    settings(&mut config, &place);
+    settings(&mut config, &place)?;
     let (say, heard) = mpsc::channel();
     let said = say.clone();
     let daemon = std::thread::Builder::new()
@@ -92,6 +158,16 @@ pub fn with_daemon<T>(
     done
 }
 
+/// Paths without links, of which a session can be shown what is there.
+fn paths(flag: &str, given: &[PathBuf]) -> Result<Vec<String>, Failure> {
+    let path = |path: &PathBuf| {
+        let shown = path.display().to_string();
+        let found = std::fs::canonicalize(path).map_err(|error| SysError::new("realpath", &shown, &error))?;
+        found.into_os_string().into_string().map_err(|_| Failure::text(format!("{flag} {shown}: not UTF-8")))
+    };
+    given.iter().map(path).collect()
+}
+
 struct Removal(Option<PathBuf>);
 
 impl Drop for Removal {
@@ -104,40 +180,57 @@ impl Drop for Removal {
     }
 }
 
+struct Asked<'a> {
+    workspace: Value,
+    limits: Value,
+    directory: Option<PathBuf>,
+    cwd: Option<&'a str>,
+}
+
 fn in_session(
     socket: &Path,
-    args: &RunArgs,
-    env: Map<String, Value>,
-    caller_cwd: Option<&Path>,
+    asked: &Asked<'_>,
+    (argv, env, timeout): (&[String], Map<String, Value>, Option<f64>),
     json: bool,
 ) -> Result<i32, Failure> {
     let mut client = Client::connect(socket)?;
-    let session = match &args.exec.cwd {
-        Some(cwd) => create(&mut client, cwd)?,
-        None => create_in_callers(&mut client, caller_cwd)?,
+    let session = match asked.cwd {
+        Some(cwd) => {
+            // As the caller sees it, where that is something; else as the session does.
+            let cwd = asked.directory.as_deref().unwrap_or_else(|| Path::new("/")).join(cwd);
+            let cwd = std::fs::canonicalize(&cwd).unwrap_or(cwd);
+            create(&mut client, asked, cwd.to_str())?
+        }
+        None if asked.workspace.is_null() => create_in_callers(&mut client, asked)?,
+        None => create(&mut client, asked, None)?,
     };
-    let start = Start { session: &session, argv: &args.argv, env, cwd: None, timeout: args.exec.timeout };
+    let start = Start { session: &session, argv, env, cwd: None, timeout };
     let code = exec::run(&mut client, start, json);
     let ended = json!({"session_id": session, "force": true});
     client.call("session.destroy", &ended)?;
     code
 }
 
-/// A session where the caller is, or in `/` if its user cannot be there.
-fn create_in_callers(client: &mut Client, cwd: Option<&Path>) -> Result<String, Failure> {
-    let reachable = cwd.filter(|cwd| access(*cwd, AccessFlags::X_OK).is_ok()).and_then(Path::to_str);
-    if let Some(cwd) = reachable {
-        match create(client, cwd) {
-            Err(ClientError::Refused { .. }) => {}
+/// On the host's file system: a session where the caller is, or in `/` if its user cannot be there.
+fn create_in_callers(client: &mut Client, asked: &Asked<'_>) -> Result<String, Failure> {
+    let cwd = asked.directory.as_deref().filter(|cwd| access(*cwd, AccessFlags::X_OK).is_ok());
+    if let Some(cwd) = cwd.and_then(Path::to_str) {
+        match create(client, asked, Some(cwd)) {
+            Err(ClientError::Refused { code, .. }) if code == "INVALID_PARAMS" => {}
             other => return Ok(other?),
         }
     }
-    let session = create(client, "/")?;
+    let session = create(client, asked, Some("/"))?;
     show::note("the session's user cannot reach the working directory; running in /");
     Ok(session)
 }
 
-fn create(client: &mut Client, working_dir: &str) -> Result<String, ClientError> {
-    let created = client.call("session.create", &json!({"working_dir": working_dir}))?;
+fn create(client: &mut Client, asked: &Asked<'_>, working_dir: Option<&str>) -> Result<String, ClientError> {
+    let mut params =
+        json!({"workspace": asked.workspace, "limits": asked.limits, "working_dir": working_dir});
+    if let Some(params) = params.as_object_mut() {
+        params.retain(|_, value| !value.is_null());
+    }
+    let created = client.call("session.create", &params)?;
     created["session_id"].as_str().map(str::to_owned).ok_or(ClientError::Protocol)
 }

@@ -5,13 +5,14 @@ use super::boot::{Booted, Place, boot};
 use super::policy;
 use super::show::Failure;
 use crate::daemon::config::{ChildLimits, Config};
+use crate::daemon::workspace::Workspaces;
 use crate::policy::Policies;
 use crate::sys::mark::PeerCheck;
 use std::ffi::{OsStr, OsString};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
@@ -23,8 +24,17 @@ pub fn serve(args: &ServeArgs, socket: PathBuf) -> Result<(), Failure> {
     start_log(&args.boot, "info")?;
     // Read while whoever started this can still read them, and before there is anything to undo.
     let policies = policy::load_with(args.policy_dir.as_deref(), &args.default_policy)?;
+    let mut own = own_files(&args.boot, args.policy_dir.as_deref());
+    own.extend(socket.parent().map(settled));
+    // Who can write the programs is the next daemon.
+    own.extend(
+        std::env::current_exe()
+            .iter()
+            .flat_map(|program| [settled(program), settled(&program.with_file_name("trl-launcher"))]),
+    );
+    let workspaces = Workspaces::new(&args.workspace_roots, &own).map_err(Failure::text)?;
     let mut booted = boot(&args.boot, Place::Path(socket))?;
-    let config = config(args, policies, &booted);
+    let config = Config { workspaces, ..config(args, policies, &booted) };
     let (path, notify) = (booted.socket.clone(), booted.notify.take());
     let ready = move || {
         tracing::info!("listening on {}", path.display());
@@ -33,6 +43,21 @@ pub fn serve(args: &ServeArgs, socket: PathBuf) -> Result<(), Failure> {
         }
     };
     host(booted, config, ready)
+}
+
+/// What a daemon reads: no session works where it lies.
+#[must_use]
+pub fn own_files(args: &BootArgs, policy_dir: Option<&Path>) -> Vec<PathBuf> {
+    args.env_file.as_deref().into_iter().chain(policy_dir).map(settled).collect()
+}
+
+/// A path without links, as far as it is there.
+fn settled(path: &Path) -> PathBuf {
+    let beside = || Some(std::fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?));
+    std::fs::canonicalize(path)
+        .ok()
+        .or_else(beside)
+        .unwrap_or_else(|| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()))
 }
 
 /// Serves until told to stop, then removes the socket's own traces.

@@ -89,6 +89,23 @@ fn list(client: &mut Client, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// `--limit K=V` as an object.
+///
+/// # Errors
+/// One that has no value.
+pub fn limits(given: &[String]) -> Result<Value, Failure> {
+    let mut limits = serde_json::Map::new();
+    for entry in given {
+        let pair = entry.split_once('=').filter(|(name, value)| !name.is_empty() && !value.is_empty());
+        let (name, value) =
+            pair.ok_or_else(|| Failure::text("--limit: expected K=V, as in rlimits.cpu_s=60"))?;
+        if limits.insert(name.to_owned(), value.into()).is_some() {
+            return Err(Failure::text(format!("--limit {name}: is there twice")));
+        }
+    }
+    Ok(Value::Object(limits))
+}
+
 fn create_params(args: &CreateArgs) -> Result<Value, Failure> {
     let mut params = json!({"env": environment(&args.options.env)?});
     let texts = [
@@ -101,6 +118,15 @@ fn create_params(args: &CreateArgs) -> Result<Value, Failure> {
         if let Some(value) = value {
             params[key] = value.as_str().into();
         }
+    }
+    if let Some(workspace) = &args.workspace {
+        params["workspace"] = match workspace.split_once(':') {
+            Some((mode, path)) => json!({"mode": mode, "path": path, "read_only": args.read_only}),
+            None => json!({"mode": workspace, "read_only": args.read_only}),
+        };
+    }
+    if !args.limits.is_empty() {
+        params["limits"] = limits(&args.limits)?;
     }
     if let Some(timeout) = args.options.timeout {
         params["timeout_s"] = timeout.into();

@@ -19,6 +19,12 @@ pub struct Account {
     pub gid: Gid,
 }
 
+impl From<(u32, u32)> for Account {
+    fn from((uid, gid): (u32, u32)) -> Self {
+        Self { uid: Uid::from_raw(uid), gid: Gid::from_raw(gid) }
+    }
+}
+
 /// Keeps two starts at the same moment from taking one uid: an abstract socket, which the kernel gives to one
 /// process and takes back when it ends.
 pub struct Claim(#[expect(dead_code, reason = "held, never used")] UnixListener);

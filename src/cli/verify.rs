@@ -43,6 +43,7 @@ pub fn verify(args: &VerifyArgs, json: bool) -> Result<i32, Failure> {
             config.default_policy.clone_from(&policy.name);
             // Where the policy gives no workspace: a directory that the session's user can write.
             config.working_dir = place.directory.to_path_buf();
+            Ok(())
         },
         |place| attack(place, &policy),
     )?;
