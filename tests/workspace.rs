@@ -102,8 +102,11 @@ fn end(client: &mut Client, session: &str) {
     client.ok("session.destroy", json!({"session_id": session, "force": true}));
 }
 
-/// Everything beneath a directory: kind, mode, owner, times and content.
-fn picture(directory: &Path) -> BTreeMap<PathBuf, (u32, u32, u64, i64, i64, Vec<u8>)> {
+/// What is at a path: mode, owner, inode, times and content.
+type Looks = (u32, u32, u64, i64, i64, Vec<u8>);
+
+/// Everything beneath a directory.
+fn picture(directory: &Path) -> BTreeMap<PathBuf, Looks> {
     let mut all = BTreeMap::new();
     let mut left = vec![directory.to_path_buf()];
     while let Some(path) = left.pop() {
