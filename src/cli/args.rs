@@ -170,9 +170,9 @@ pub struct DoctorArgs {
 /// `trl verify`.
 #[derive(Args)]
 pub struct VerifyArgs {
-    /// Shared with `serve`.
-    #[command(flatten)]
-    pub boot: BootArgs,
+    /// Started as root: the user (name or uid) that the session has.
+    #[arg(long, value_name = "NAME|UID")]
+    pub user: Option<String>,
     /// Policy that is attacked.
     #[arg(
         long,

@@ -1,7 +1,7 @@
 //! `trl verify`: a daemon in a thread, a session of the policy, and TRL's own attacks from within it. What they are
 //! is in [`crate::launcher::attacks`]; here bait is laid out, and what came is judged.
 
-use super::args::VerifyArgs;
+use super::args::{BootArgs, LogFormat, VerifyArgs};
 use super::client::{Client, ClientError};
 use super::policy::load_with;
 use super::run::{Place, with_daemon};
@@ -31,12 +31,21 @@ const BOUND: u32 = 120;
 /// # Errors
 /// What kept the session from being made.
 pub fn verify(args: &VerifyArgs, json: bool) -> Result<i32, Failure> {
-    start_log(&args.boot, "error")?;
+    // No env file and no secret: what is found in the environment is then what came by accident.
+    let boot = BootArgs {
+        user: args.user.clone(),
+        allow_root: false,
+        env_file: None,
+        pass_env: vec!["PATH".to_owned()],
+        log_format: LogFormat::Text,
+        log_level: None,
+    };
+    start_log(&boot, "error")?;
     let policies = load_with(args.policy_dir.as_deref(), &args.policy)?;
     let policy = policies.get(&args.policy).cloned();
     let policy = policy.ok_or_else(|| Failure::text(format!("there is no policy {:?}", args.policy)))?;
     let found = with_daemon(
-        &args.boot,
+        &boot,
         |config, place| {
             config.attacks = true;
             config.policies = policies;
