@@ -9,7 +9,7 @@ mod judge;
 mod witness;
 
 pub use codec::MAX_ENCODED;
-pub use judge::judge;
+pub use judge::{judge, judge_user};
 pub use witness::Witnessed;
 
 use crate::sys::privilege::Sets;
@@ -91,17 +91,11 @@ pub fn observe(pid: i32) -> io::Result<Observed> {
         after_name.split_ascii_whitespace().skip(1).map(|field| field.parse().map_err(|_| malformed()));
     let mut id = || ids.next().ok_or_else(malformed)?;
     let (parent, pgid, sid) = (id()?, id()?, id()?);
-    let set = |name: &str| u64::from_str_radix(field(&status, name)?.trim(), 16).map_err(|_| malformed());
     let number = |name: &str| match field(&status, name) {
         Ok(value) => value.trim().parse().map_err(|_| malformed()),
         // `Seccomp_filters` came with 5.9; a kernel without seccomp has neither.
         Err(_) => Ok(0),
     };
-    let mut fds = BTreeSet::new();
-    for entry in std::fs::read_dir(directory.join("fd"))? {
-        let name = entry?.file_name();
-        fds.insert(name.to_str().and_then(|name| name.parse().ok()).ok_or_else(malformed)?);
-    }
     Ok(Observed {
         pid,
         parent,
@@ -111,13 +105,7 @@ pub fn observe(pid: i32) -> io::Result<Observed> {
         uids: numbers(field(&status, "Uid")?)?,
         gids: numbers(field(&status, "Gid")?)?,
         groups: numbers(field(&status, "Groups")?)?,
-        capabilities: Sets {
-            inheritable: set("CapInh")?,
-            permitted: set("CapPrm")?,
-            effective: set("CapEff")?,
-            bounding: set("CapBnd")?,
-            ambient: set("CapAmb")?,
-        },
+        capabilities: sets(&status)?,
         seccomp_mode: number("Seccomp")?,
         seccomp_filters: number("Seccomp_filters")?,
         cwd: std::fs::read_link(directory.join("cwd"))?,
@@ -127,9 +115,74 @@ pub fn observe(pid: i32) -> io::Result<Observed> {
         gid_map: id_map(&text("gid_map")?)?,
         mountinfo: text("mountinfo")?,
         limits: parse_limits(&text("limits")?)?,
-        fds,
-        environ_keys: keys(std::fs::File::open(directory.join("environ"))?.take(MAX_ENVIRON))?,
+        fds: descriptors(&directory)?,
+        environ_keys: environment(&directory, pid, after_name)?,
     })
+}
+
+impl Observed {
+    /// The same, with user, groups, capabilities and id maps of process `pid`: of a session whose other evidence is
+    /// known already, its init's. These are to be seen of a process that nobody may ptrace.
+    ///
+    /// # Errors
+    /// As [`observe`].
+    pub fn with_ids_of(&self, pid: i32) -> io::Result<Self> {
+        let text = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}"));
+        let status = text("status")?;
+        Ok(Self {
+            uids: numbers(field(&status, "Uid")?)?,
+            gids: numbers(field(&status, "Gid")?)?,
+            groups: numbers(field(&status, "Groups")?)?,
+            capabilities: sets(&status)?,
+            uid_map: id_map(&text("uid_map")?)?,
+            gid_map: id_map(&text("gid_map")?)?,
+            ..self.clone()
+        })
+    }
+}
+
+fn sets(status: &str) -> io::Result<Sets> {
+    let set = |name: &str| u64::from_str_radix(field(status, name)?.trim(), 16).map_err(|_| malformed());
+    Ok(Sets {
+        inheritable: set("CapInh")?,
+        permitted: set("CapPrm")?,
+        effective: set("CapEff")?,
+        bounding: set("CapBnd")?,
+        ambient: set("CapAmb")?,
+    })
+}
+
+/// `fd` is open to the process's own user alone; `fdinfo` (Linux 5.14) to all who may ptrace it.
+fn descriptors(directory: &Path) -> io::Result<BTreeSet<i32>> {
+    let entries = match std::fs::read_dir(directory.join("fd")) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            std::fs::read_dir(directory.join("fdinfo"))
+        }
+        other => other,
+    };
+    let number = |entry: io::Result<std::fs::DirEntry>| {
+        entry?.file_name().to_str().and_then(|name| name.parse().ok()).ok_or_else(malformed)
+    };
+    entries?.map(number).collect()
+}
+
+/// `environ` likewise: to others the process's memory says what the kernel put there. `stat` is what follows the name.
+fn environment(directory: &Path, pid: i32, stat: &str) -> io::Result<BTreeSet<String>> {
+    match std::fs::File::open(directory.join("environ")) {
+        Ok(file) => keys(file.take(MAX_ENVIRON)),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            // Fields 50 and 51 of proc_pid_stat(5); the first here is the third.
+            let mut bounds = stat.split_ascii_whitespace().skip(47).map(str::parse);
+            let (Some(Ok(start)), Some(Ok(end))) = (bounds.next(), bounds.next()) else {
+                return Err(malformed());
+            };
+            if start == 0 || start > end {
+                return Err(error);
+            }
+            keys(crate::sys::memory::OfProcess::new(pid, start, end).take(MAX_ENVIRON))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn malformed() -> io::Error {

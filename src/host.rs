@@ -3,6 +3,7 @@
 pub mod missing;
 pub mod trials;
 
+use nix::unistd::Uid;
 use serde::Serialize;
 use std::fs;
 
@@ -58,8 +59,8 @@ pub fn facts() -> Facts {
         max_user_namespaces: number("user/max_user_namespaces"),
         unprivileged_userns_clone: number("kernel/unprivileged_userns_clone"),
         apparmor_restrict_unprivileged_userns: number("kernel/apparmor_restrict_unprivileged_userns"),
-        subuid: ranges(&read("/etc/subuid").unwrap_or_default()),
-        subgid: ranges(&read("/etc/subgid").unwrap_or_default()),
+        subuid: ranges(&read("/etc/subuid").unwrap_or_default(), nix::unistd::geteuid()),
+        subgid: ranges(&read("/etc/subgid").unwrap_or_default(), nix::unistd::geteuid()),
         newuidmap: newuidmap(),
         landlock_abi: crate::sys::landlock::abi(),
         seccomp_actions: read("/proc/sys/kernel/seccomp/actions_avail")
@@ -90,9 +91,8 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// The ranges of this user, by name or number; see subuid(5). Lines of another form are nobody's.
-fn ranges(text: &str) -> Vec<(u32, u32)> {
-    let uid = nix::unistd::geteuid();
+/// The ranges of a user, by name or number; see subuid(5). Lines of another form are nobody's.
+fn ranges(text: &str, uid: Uid) -> Vec<(u32, u32)> {
     let name = nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name);
     let number = uid.to_string();
     text.lines()
@@ -105,11 +105,36 @@ fn ranges(text: &str) -> Vec<(u32, u32)> {
         .collect()
 }
 
+/// The largest range of uids and of gids that subuid(5) and subgid(5) give user `uid`: first and how many.
+#[must_use]
+pub fn id_ranges(uid: u32) -> Option<[(u32, u32); 2]> {
+    let largest = |path: &str| {
+        let text = fs::read_to_string(path).ok()?;
+        ranges(&text, Uid::from_raw(uid)).into_iter().max_by_key(|(_, count)| *count)
+    };
+    Some([largest("/etc/subuid")?, largest("/etc/subgid")?])
+}
+
+/// The programs of the package uidmap (elsewhere shadow-utils), first that for users.
+pub const ID_MAPPERS: [&str; 2] = ["newuidmap", "newgidmap"];
+
+/// Where one of [`ID_MAPPERS`] is. A fixed list: they are run with privilege to gain.
+#[must_use]
+pub fn id_mapper(name: &str) -> Option<&'static str> {
+    const PLACES: [&str; 6] = [
+        "/usr/bin/newuidmap",
+        "/bin/newuidmap",
+        "/usr/local/bin/newuidmap",
+        "/usr/bin/newgidmap",
+        "/bin/newgidmap",
+        "/usr/local/bin/newgidmap",
+    ];
+    PLACES.into_iter().find(|path| path.rsplit('/').next() == Some(name) && fs::metadata(path).is_ok())
+}
+
 fn newuidmap() -> &'static str {
     use std::os::unix::fs::PermissionsExt;
-    let found = ["/usr/bin/newuidmap", "/bin/newuidmap", "/usr/local/bin/newuidmap"]
-        .into_iter()
-        .find_map(|path| Some((path, fs::metadata(path).ok()?)));
+    let found = id_mapper(ID_MAPPERS[0]).and_then(|path| Some((path, fs::metadata(path).ok()?)));
     match found {
         None => "none",
         Some((_, file)) if file.permissions().mode() & 0o4000 != 0 => "setuid",
@@ -165,7 +190,7 @@ mod tests {
     fn ranges_are_the_users_own() {
         let uid = nix::unistd::geteuid();
         let text = format!("{uid}:100000:65536\nnobody-such:1:2\n{uid}:x:1\nbroken\n{uid}:7:8");
-        assert_eq!(ranges(&text), [(100_000, 65_536), (7, 8)]);
+        assert_eq!(ranges(&text, uid), [(100_000, 65_536), (7, 8)]);
     }
 
     #[test]

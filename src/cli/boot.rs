@@ -101,8 +101,11 @@ pub fn boot(args: &BootArgs, place: Place) -> Result<Booted, Failure> {
     }
     .map_err(|error| SysError::new("fstat", format!("lock or socket of {}", socket.display()), &error))?;
     // Said while this process is still whoever started it: the launcher holds the daemon to it ever after.
-    let bounds = [u64::from(account.uid.as_raw()), u64::from(account.gid.as_raw()), mark]
-        .map(|bound| bound.to_string());
+    let ids =
+        [u64::from(account.uid.as_raw()), u64::from(account.gid.as_raw()), mark].map(|id| id.to_string());
+    let ranges = user::id_ranges(account, as_root).into_iter().flatten();
+    let bounds: Vec<String> =
+        ids.into_iter().chain(ranges.map(|(first, count)| format!("{first}:{count}"))).collect();
     let (launcher, launcher_pid) = sys::spawn::launcher(&bounds)?;
     if as_root {
         if args.allow_root {

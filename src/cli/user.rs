@@ -1,6 +1,7 @@
 //! Whom a daemon that is started as root becomes: never a user that others use.
 
 use super::show::Failure;
+use crate::launcher::ceiling::Range;
 use nix::unistd::{Gid, Uid, User, getegid, geteuid, getuid};
 use std::collections::BTreeSet;
 use std::os::linux::net::SocketAddrExt;
@@ -9,6 +10,10 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 
 /// Uids that no distribution hands out: of these one is taken where there is no user `trl`.
 const FREE_UIDS: std::ops::Range<u32> = 1_900_000_000..1_900_001_000;
+
+/// The first of the ids that sessions of these have, for each so many; up to 1966535999.
+const FREE_IDS: u32 = 1_901_000_000;
+const IDS_OF_EACH: u32 = 65_536;
 
 /// A user and its group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,4 +132,19 @@ fn real_and_effective(process: &std::path::Path) -> Vec<u32> {
         .collect();
     uids.extend(std::fs::metadata(process).map(|found| found.uid()));
     uids
+}
+
+/// Host ids for sessions of `account`, first and how many: those of subuid(5) and subgid(5); else, where root chose
+/// a uid that nobody has, as many ids that nobody has.
+#[must_use]
+pub fn id_ranges(account: Account, as_root: bool) -> Option<[(u32, u32); 2]> {
+    let (uid, gid) = (account.uid.as_raw(), account.gid.as_raw());
+    let is_range = |[(users, many_users), (groups, many_groups)]: &[(u32, u32); 2]| {
+        let apart = |first, count, own| Range::new(first, count).is_some_and(|range| !range.has(own));
+        apart(*users, *many_users, uid) && apart(*groups, *many_groups, gid)
+    };
+    crate::host::id_ranges(uid).filter(is_range).or_else(|| {
+        let own = as_root && is_of_range(uid);
+        own.then(|| [(FREE_IDS + (uid - FREE_UIDS.start) * IDS_OF_EACH, IDS_OF_EACH); 2])
+    })
 }

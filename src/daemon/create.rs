@@ -150,7 +150,7 @@ async fn admit(call: &Call, params: Node) -> Result<Value, WireError> {
         absolute("working_dir", working_dir)?;
     }
     let request = workspace::request(daemon, &policy, params.workspace, params.working_dir.as_deref())?;
-    let isolated = isolation::plan(&policy, &request)?;
+    let isolated = isolation::plan(daemon, &policy, &request).await?;
     let working_dir = params
         .working_dir
         .or_else(|| workspace::beginning(&isolated))
@@ -332,7 +332,11 @@ async fn ready(link: &Link, slot: &Slot) -> Result<(), WireError> {
         match stage {
             Stage::WorkingDirectory => invalid("working_dir", "not a directory that the session can enter"),
             Stage::Shell => invalid("shell", "not an executable file of the session"),
+            Stage::HostIds if errno == libc::EAGAIN => {
+                WireError::new(Code::ResourcePressure, "all host ids for sessions are in use")
+            }
             Stage::Namespaces
+            | Stage::HostIds
             | Stage::Root
             | Stage::Network
             | Stage::Capabilities

@@ -7,13 +7,13 @@
 use super::Daemon;
 use super::config::KILL_BOUND;
 use super::exec::Isolation;
+use super::host_ids;
 use super::link::Link;
 use super::wire::{Code, WireError};
-use crate::evidence::Witnessed;
+use crate::evidence::{Observed, Witnessed, judge_user, observe};
 use crate::host;
 use crate::launcher::protocol::{FromInit, PROBE_KEY, SpawnHeader, Stage, spawn_packets};
-use crate::plan::Namespaces;
-use crate::plan::{SessionPlan, Workspace};
+use crate::plan::{Ids, Namespaces, SessionPlan, Workspace};
 use crate::policy::{Found, HostView, Overrides, Policy, Request, ResolveError, View};
 use crate::report::{Demand, Enforcement, Report, Verdict, layer};
 use crate::secret::Secret;
@@ -36,20 +36,27 @@ pub struct Judged {
     pub report: Rc<Report>,
     /// The same as JSON.
     pub json: Rc<Value>,
-    /// What it was found of: a sysctl may have changed since.
-    plan: Rc<crate::plan::Isolation>,
 }
 
 /// Most reports that are kept.
 const MAX_CACHED: usize = 256;
 
 /// What the evidence depends on: the digest of the policy with its limits, the working directory that was seen, and
-/// the workspace. All else of a plan is the same for the daemon's life.
+/// the workspace. All else of a plan is the same for the daemon's life, but for what the host lacks, and which ids a
+/// session has, which is looked at each time.
 type Key = (String, PathBuf, Option<Workspace>);
 
 /// Reports by their keys.
 #[derive(Default)]
-pub struct Cache(RefCell<HashMap<Key, Judged>>);
+pub struct Cache(RefCell<HashMap<Key, Seen>>);
+
+/// What a report was found of: the plan, since a sysctl may have changed, and the process.
+#[derive(Clone)]
+struct Seen {
+    plan: crate::plan::Isolation,
+    report: Rc<Report>,
+    observed: Rc<Observed>,
+}
 
 /// The session's working directory without links, as far as the daemon can tell.
 fn working_dir(plan: &SessionPlan) -> PathBuf {
@@ -102,12 +109,18 @@ pub fn show(daemon: &Daemon, name: &str) -> Result<Value, WireError> {
 ///
 /// # Errors
 /// `ISOLATION_UNAVAILABLE`, `POLICY_DENIED`.
-pub fn plan(policy: &Policy, request: &Request) -> Result<crate::plan::Isolation, WireError> {
+pub async fn plan(
+    daemon: &Daemon,
+    policy: &Policy,
+    request: &Request,
+) -> Result<crate::plan::Isolation, WireError> {
+    let ids = host_ids::look(daemon, policy).await?;
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let submounts: Vec<String> =
         mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(str::to_owned).collect();
-    let missing = host::missing::layers();
-    let host = HostView { id_ranges: false, missing: &missing, submounts: &submounts, look: &look };
+    let mut missing = host::missing::layers();
+    missing.extend(ids.as_ref().err().filter(|_| policy.user.ids > 0).map(|why| (layer::USER, why.clone())));
+    let host = HostView { id_ranges: ids.is_ok(), missing: &missing, submounts: &submounts, look: &look };
     let policy = as_far_as_views_go(policy);
     policy.isolation(request, &host).map_err(|error| match error {
         ResolveError::Unavailable(layers) => unavailable(layers.into_iter().map(lacking).collect()),
@@ -199,47 +212,61 @@ pub async fn judge(
     policy: &Named<'_>,
 ) -> Result<Judged, WireError> {
     let workspace = plan.isolation.root.as_ref().and_then(|root| root.workspace.clone());
+    let is_hosts = workspace.as_ref().is_some_and(|workspace| !workspace.source.is_empty());
     let key = (policy.limited.digest(), working_dir(plan), workspace);
-    let policy_digest = || policy.digest.to_owned();
+    let digest = policy.digest.to_owned();
     let policy = policy.limited;
+    let ranged = plan.isolation.ids != Ids::Own;
+    let failed = |message| WireError::new(Code::InternalError, format!("isolation probe: {message}"));
     let known = daemon.isolation.0.borrow().get(&key).cloned();
-    let known = known.filter(|known| *known.plan == plan.isolation);
-    let judged = match known {
-        Some(judged) => judged,
+    let known = known.filter(|known| known.plan == plan.isolation);
+    let report = match known {
+        Some(known) if ranged => Rc::new(with_ids_of(init, &known, plan).map_err(failed)?),
+        Some(known) => known.report,
         None => {
             let probed = timeout(KILL_BOUND, probe(daemon, link, exec, init, plan, &policy.demands())).await;
-            let mut report = probed.unwrap_or_else(|_| Err("the probe did not end in time".into())).map_err(
-                |message| WireError::new(Code::InternalError, format!("isolation probe: {message}")),
-            )?;
+            let (mut report, observed) =
+                probed.unwrap_or_else(|_| Err("the probe did not end in time".into())).map_err(failed)?;
             if let Some(why) = short_of_views(policy) {
                 report.fall_short(layer::FILESYSTEM, &format!("read-only binds in place of overlays: {why}"));
             }
-            let json = serde_json::to_value(&report).unwrap_or_default();
-            let verdict = if report.verdict == Verdict::Enforced { "enforced" } else { "degraded" };
-            let isolation =
-                Rc::new(Isolation { verdict, policy: policy.name.clone(), digest: policy_digest() });
-            let judged = Judged {
-                isolation,
-                report: Rc::new(report),
-                json: Rc::new(json),
-                plan: Rc::new(plan.isolation.clone()),
-            };
+            if let (Err(why), false) = (host_ids::look(daemon, policy).await?, ranged || is_hosts) {
+                host_ids::explain(&mut report, &why);
+            }
+            let report = Rc::new(report);
             // What falls short may hold the next time.
-            if judged.report.short().next().is_none() {
+            if report.short().next().is_none() {
                 let mut cache = daemon.isolation.0.borrow_mut();
                 if cache.len() >= MAX_CACHED {
                     cache.clear();
                 }
-                cache.insert(key, judged.clone());
+                // What is kept of the process is looked at for its ids alone.
+                let observed = Rc::new(Observed { mountinfo: String::new(), ..observed });
+                cache
+                    .insert(key, Seen { plan: plan.isolation.clone(), report: Rc::clone(&report), observed });
             }
-            judged
+            report
         }
     };
-    let short: Vec<_> = judged.report.short().collect();
-    if short.is_empty() {
-        return Ok(judged);
+    let short: Vec<_> = report.short().collect();
+    if !short.is_empty() {
+        return Err(unavailable(json!(short)));
     }
-    Err(unavailable(json!(short)))
+    let json = Rc::new(serde_json::to_value(&*report).unwrap_or_default());
+    let verdict = if report.verdict == Verdict::Enforced { "enforced" } else { "degraded" };
+    let isolation = Rc::new(Isolation { verdict, policy: policy.name.clone(), digest });
+    Ok(Judged { isolation, report, json })
+}
+
+/// A report of another session under the same policy, with this one's ids in it: those of its init, of which no other
+/// session's ids are to be had.
+fn with_ids_of(init: i32, known: &Seen, plan: &SessionPlan) -> Result<Report, String> {
+    let observed = known.observed.with_ids_of(init).map_err(|error| error.to_string())?;
+    let mut layers = known.report.layers.clone();
+    for found in layers.iter_mut().filter(|found| found.layer == layer::USER) {
+        *found = judge_user(&observed, plan, found.requested);
+    }
+    Ok(Report::of(layers))
 }
 
 /// The refusal that lists `layers`.
@@ -262,7 +289,7 @@ async fn probe(
     init: i32,
     plan: &SessionPlan,
     demands: &[(&'static str, Demand)],
-) -> Result<Report, String> {
+) -> Result<(Report, Observed), String> {
     let value = Secret::copy_from(b"1");
     let environment = BTreeMap::from([(PROBE_KEY, &value)]);
     let header = SpawnHeader { exec, want_started: true, probe: true, ..SpawnHeader::default() };
@@ -290,9 +317,11 @@ async fn probe(
                 let lines = String::from_utf8_lossy(&said[..length.unwrap_or(0)]).into_owned();
                 let witnessed = Witnessed::parse(&lines);
                 let pid = outside(init, pid, plan).unwrap_or(-1);
-                found = crate::evidence::observe(pid)
+                found = observe(pid)
                     .map(|observed| {
-                        Report::of(crate::evidence::judge(&observed, &witnessed, plan, &[PROBE_KEY], demands))
+                        let layers =
+                            crate::evidence::judge(&observed, &witnessed, plan, &[PROBE_KEY], demands);
+                        (Report::of(layers), observed)
                     })
                     .map_err(|error| error.to_string());
                 held = None;

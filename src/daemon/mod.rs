@@ -13,6 +13,7 @@ mod ending;
 mod exec;
 mod exec_methods;
 mod follow;
+mod host_ids;
 mod idempotency;
 mod isolation;
 mod journal;
@@ -91,6 +92,7 @@ pub struct Daemon {
     connections: RefCell<HashMap<u64, Weak<connection::Outbox>>>,
     rates: rate::Rates,
     isolation: isolation::Cache,
+    host_ids: host_ids::Known,
     idempotency: idempotency::Keys,
 }
 
@@ -204,6 +206,7 @@ async fn run(
         connections: RefCell::default(),
         rates,
         isolation: isolation::Cache::default(),
+        host_ids: host_ids::Known::default(),
         idempotency,
     });
     tokio::task::spawn_local(listen_to_launcher(Rc::clone(&daemon)));
@@ -269,6 +272,10 @@ async fn listen_to_launcher(daemon: Rc<Daemon>) {
             }
             FromLauncher::Ended { session, .. } => (session, true),
             FromLauncher::Ready { .. } => continue,
+            FromLauncher::Prepared { ids } => {
+                daemon.host_ids.set(ids);
+                continue;
+            }
             FromLauncher::Swept { zombies: 0, strays: 0 } => continue,
             FromLauncher::Swept { zombies, strays } => {
                 tracing::warn!(zombies, strays, "the sweep found processes that had slipped through");

@@ -169,12 +169,13 @@ pub(super) fn user(observed: &Observed, plan: &SessionPlan) -> Finding {
         seen.len() == 4 && id.is_some_and(|id| seen.iter().all(|seen| *seen == id))
     };
     let count = |map: &[[u32; 3]]| map.iter().fold(0u32, |sum, [_, _, count]| sum.saturating_add(*count));
+    let first = |seen: &[u32]| seen.first().map_or_else(|| "none".to_owned(), u32::to_string);
     let seen = format!(
-        "user {} and group {} inside, {:?} and {:?} outside, of {} ids, {} supplementary groups",
+        "user {} and group {} inside, {} and {} outside, of {} ids, {} supplementary groups",
         isolation.inside_uid,
         isolation.inside_gid,
-        observed.uids.first(),
-        observed.gids.first(),
+        first(&observed.uids),
+        first(&observed.gids),
         count(&observed.uid_map),
         observed.groups.len()
     );
@@ -185,7 +186,9 @@ pub(super) fn user(observed: &Observed, plan: &SessionPlan) -> Finding {
     }
     let shared = covers(&observed.uid_map, plan.uid) || covers(&observed.gid_map, plan.gid);
     let reason = match isolation.ids {
-        Ids::Range(size) if shared || count(&observed.uid_map) != size => {
+        Ids::Range(size)
+            if shared || count(&observed.uid_map) != size || count(&observed.gid_map) != size =>
+        {
             "its ids are not a range of its own, as planned".to_owned()
         }
         Ids::Range(_) if !observed.groups.is_empty() => "supplementary groups are left".to_owned(),
@@ -196,8 +199,7 @@ pub(super) fn user(observed: &Observed, plan: &SessionPlan) -> Finding {
                 .to_owned()
         }
         Ids::Own => format!(
-            "its id outside is {}, the daemon's own, which other sessions have too: sessions have no host ids of \
-             their own yet",
+            "its id outside is {}, the daemon's own, which other sessions have too: it has no host ids of its own",
             plan.uid
         ),
     };

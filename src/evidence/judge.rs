@@ -76,6 +76,12 @@ pub fn judge(
     always.chain(planned).collect()
 }
 
+/// The layer `user` alone, of what [`Observed::with_ids_of`] yields.
+#[must_use]
+pub fn judge_user(observed: &Observed, plan: &SessionPlan, requested: Demand) -> LayerReport {
+    report(layer::USER, requested, Source::Kernel, find(layer::USER, observed, plan, &[]))
+}
+
 fn report(layer: &'static str, requested: Demand, source: Source, finding: Finding) -> LayerReport {
     let (enforced, reason) = finding.short.map_or((Enforcement::Full, None), |(e, r)| (e, Some(r)));
     let evidence = Some(Evidence { source, observed: finding.observed });

@@ -45,10 +45,12 @@ struct Init {
     trees: BTreeMap<u64, Tree>,
     spare: Vec<Slot>,
     pending: Option<Pending>,
+    /// The session's host ids, which are nobody else's while this process lives.
+    _ids: Option<OwnedFd>,
 }
 
-/// Runs the init; yields its exit code.
-pub fn run(plan: SessionPlan, control: OwnedFd, program: OwnedFd) -> i32 {
+/// Runs the init; yields its exit code. `ids` is the lock on the session's host ids.
+pub fn run(plan: SessionPlan, control: OwnedFd, program: OwnedFd, ids: Option<OwnedFd>) -> i32 {
     let failed = |stage, errno| {
         let message = FromInit::Failed { stage, errno };
         // The daemon may be gone: then there is nobody to tell.
@@ -72,8 +74,16 @@ pub fn run(plan: SessionPlan, control: OwnedFd, program: OwnedFd) -> i32 {
         .iter()
         .map(|limit| Limit { resource: limit.resource, soft: limit.soft, hard: limit.hard })
         .collect();
-    let mut init =
-        Init { control, program, plan, limits, trees: BTreeMap::new(), spare: Vec::new(), pending: None };
+    let mut init = Init {
+        control,
+        program,
+        plan,
+        limits,
+        trees: BTreeMap::new(),
+        spare: Vec::new(),
+        pending: None,
+        _ids: ids,
+    };
     init.say(FromInit::Ready { pid: nix::unistd::getpid().as_raw() });
     init.serve(&signals)
 }

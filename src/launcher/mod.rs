@@ -2,7 +2,12 @@
 //!
 //! It reads plans from the daemon, never a client's bytes, and no value of an environment ever passes it. It
 //! re-checks every message: bounded before decoded, in phase, and no session as root. Started as root it keeps
-//! three capabilities (see [`crate::layers::capabilities`]); started by anybody else it has none.
+//! three capabilities (see [`crate::layers::capabilities`]); started by anybody else it has none, or, with file
+//! capabilities and an operator's word (see [`ceiling`]), those three too.
+//!
+//! Sessions have host ids of their own where the user has a range of them (see [`mod@outer`] and [`slots`]). Such
+//! processes are foreign to the launcher, and it ends them all the same: with root's `CAP_KILL`, or because
+//! the user namespace that theirs lies in is its own user's.
 //!
 //! It is a subreaper: what an init leaves behind when it is killed lands here and is ended here. It can end a
 //! session without its init's help. End-of-file from the daemon ends everything.
@@ -10,10 +15,13 @@
 pub mod attacks;
 pub mod ceiling;
 pub mod init;
+mod outer;
 pub mod probe;
 pub mod protocol;
+mod slots;
 mod zygote;
 
+use crate::layers::capabilities;
 use crate::plan::{Namespaces, SessionPlan};
 use crate::sys::{clone, mark, process, socket, tree};
 use ceiling::Ceiling;
@@ -33,6 +41,8 @@ const MAX_SESSIONS: usize = 16 * 1024;
 struct Session {
     number: u64,
     killed: u32,
+    /// Its host ids, held until it is proven that no process has them.
+    slot: Option<slots::Slot>,
 }
 
 struct Launcher {
@@ -66,16 +76,17 @@ pub fn main() -> i32 {
 
 fn start() -> io::Result<(Launcher, OwnedFd)> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let ceiling =
-        Ceiling::parse(&arguments).ok_or_else(|| io::Error::other("expected the arguments UID GID MARK"))?;
+    let ceiling = Ceiling::parse(&arguments)
+        .ok_or_else(|| io::Error::other("expected the arguments UID GID MARK [UIDS GIDS]"))?;
+    let ceiling = lowered(ceiling)?;
     let control = process::inherited(3)?;
     process::close_from(4)?;
     process::set_name(c"trl-launcher");
     process::become_subreaper()?;
     process::set_not_dumpable()?;
-    crate::layers::capabilities::keep_launchers()
+    capabilities::keep_launchers()
         .map_err(|set| io::Error::other(format!("dropping capabilities of the {set} set failed")))?;
-    if nix::unistd::geteuid().is_root() {
+    if capabilities::can_map_ids() {
         // Whoever has something to lose gains nothing by executing: a plan without it is refused besides.
         process::set_no_new_privileges()?;
     }
@@ -97,6 +108,24 @@ fn start() -> io::Result<(Launcher, OwnedFd)> {
         },
         signals,
     ))
+}
+
+/// Whoever has privilege asks for the operator's word. One with file capabilities and without that word has none.
+fn lowered(ceiling: Ceiling) -> io::Result<Ceiling> {
+    let root = nix::unistd::geteuid().is_root();
+    if !root && !capabilities::can_map_ids() {
+        return Ok(ceiling);
+    }
+    let Some(text) = ceiling::read()? else {
+        if !root {
+            capabilities::drop_own()?;
+        }
+        return Ok(ceiling);
+    };
+    if !root && nix::unistd::getuid().as_raw() != ceiling.uid() {
+        return Err(io::Error::other(format!("started by another user than {}", ceiling.uid())));
+    }
+    ceiling.under(&text).map_err(|wrong| io::Error::other(format!("{}: {wrong}", ceiling::FILE)))
 }
 
 impl Launcher {
@@ -141,7 +170,8 @@ impl Launcher {
                 if version == VERSION && self.ceiling.is_mark(mark) =>
             {
                 self.mark = Some(mark);
-                let (orphans_found, orphans_left) = tree::kill_marked(mark, self.ceiling.uid(), ORPHAN_BOUND);
+                let (orphans_found, orphans_left) =
+                    tree::kill_marked(mark, &|uid| self.ceiling.owns(uid), ORPHAN_BOUND);
                 self.say(&FromLauncher::Ready { orphans_found, orphans_left });
                 true
             }
@@ -158,6 +188,11 @@ impl Launcher {
             }
             (ToLauncher::Sweep, Some(mark)) => {
                 self.sweep(mark);
+                true
+            }
+            (ToLauncher::Prepare, Some(_)) => {
+                let ids = self.zygote().map_or(protocol::HostIds::Refused, zygote::Zygote::ids);
+                self.say(&FromLauncher::Prepared { ids });
                 true
             }
             _ => false,
@@ -179,7 +214,7 @@ impl Launcher {
                 crate::sys::raw::exit(code)
             }
             Ok(pid) => {
-                self.sessions.insert(pid, Session { number: session, killed: 0 });
+                self.sessions.insert(pid, Session { number: session, killed: 0, slot: None });
                 self.say(&FromLauncher::Created { session, pid });
             }
             Err(errno) => self.say(&FromLauncher::CreateFailed { session, stage: Stage::Clone, errno }),
@@ -192,26 +227,33 @@ impl Launcher {
             stage: Stage::Namespaces,
             errno: error.raw_os_error().unwrap_or(libc::EIO),
         };
-        if self.zygote.is_none() {
-            match zygote::Zygote::start(plan.uid, plan.gid, &self.program) {
-                Ok(zygote) => self.zygote = Some(zygote),
-                Err(error) => return self.say(&failed(&error)),
+        let used = self.sessions.values().filter(|session| session.slot.is_some()).count();
+        let used = u32::try_from(used).unwrap_or(0);
+        let made = match self.zygote() {
+            Ok(zygote) => zygote.make(session, plan, &control, used),
+            Err(error) => return self.say(&failed(&error)),
+        };
+        match made {
+            Ok(made) => {
+                if let FromLauncher::Created { pid, .. } = made.answer {
+                    self.sessions.insert(pid, Session { number: session, killed: 0, slot: made.slot });
+                }
+                self.say(&made.answer);
             }
-        }
-        let made = self.zygote.as_ref().map(|zygote| zygote.make(session, plan, &control));
-        let answer = match made {
-            Some(Ok(answer)) => answer,
-            Some(Err(error)) => {
+            Err(error) => {
                 // The next session gets another one.
                 self.zygote = None;
-                failed(&error)
+                self.say(&failed(&error));
             }
-            None => return,
-        };
-        if let FromLauncher::Created { pid, .. } = answer {
-            self.sessions.insert(pid, Session { number: session, killed: 0 });
         }
-        self.say(&answer);
+    }
+
+    fn zygote(&mut self) -> io::Result<&zygote::Zygote> {
+        let zygote = match self.zygote.take() {
+            Some(zygote) => zygote,
+            None => zygote::Zygote::start(&self.ceiling, &self.program)?,
+        };
+        Ok(self.zygote.insert(zygote))
     }
 
     fn become_init(&mut self, plan: SessionPlan, control: OwnedFd) -> i32 {
@@ -219,10 +261,11 @@ impl Launcher {
             return 1;
         };
         // Only the two that are wanted are kept: the rest of the launcher's descriptors is closed here.
-        let Ok((control, program)) = crate::sys::process::keep_two(control, program) else {
+        let kept = process::keep(vec![control, program]).ok();
+        let Some([control, program]) = kept.and_then(|kept| <[OwnedFd; 2]>::try_from(kept).ok()) else {
             return 1;
         };
-        init::run(plan, control, program)
+        init::run(plan, control, program, None)
     }
 
     fn kill(&mut self, session: u64) {
@@ -277,6 +320,9 @@ impl Launcher {
             return;
         }
         for (session, status) in std::mem::take(&mut self.unproven) {
+            if let Some(slot) = &session.slot {
+                slot.is_free();
+            }
             self.say(&FromLauncher::Ended { session: session.number, status, killed: session.killed });
         }
     }
@@ -309,7 +355,7 @@ impl Launcher {
             if let Ok(handle) = process::pidfd_open(pid)
                 && !tree::descends_from(pid, own)
                 && mark::of_process(pid) == Some(mark)
-                && tree::owner(pid) == Some(self.ceiling.uid())
+                && tree::owner(pid).is_some_and(|uid| self.ceiling.owns(uid))
                 && process::pidfd_signal(&handle, libc::SIGKILL).is_ok()
             {
                 strays += 1;
@@ -321,10 +367,22 @@ impl Launcher {
     /// The daemon is gone or out of its mind: ends everything.
     fn end(&mut self) -> i32 {
         let own = nix::unistd::getpid().as_raw();
-        let done = tree::kill_descendants(own, KILL_BOUND, &|_| false, &mut || {
+        let zygote = self.zygote.take();
+        let kept = zygote.as_ref().map(zygote::Zygote::pid);
+        let done = tree::kill_descendants(own, KILL_BOUND, &|pid| Some(pid) == kept, &mut || {
             while matches!(process::wait_any(), process::Waited::Ended(..)) {}
         });
-        let left = self.mark.map_or((0, 0), |mark| tree::kill_marked(mark, self.ceiling.uid(), KILL_BOUND));
+        for session in std::mem::take(&mut self.sessions).into_values().filter(|_| done.complete) {
+            if let Some(slot) = session.slot {
+                slot.is_free();
+            }
+        }
+        if let Some(zygote) = zygote {
+            zygote.retire();
+        }
+        let left = self
+            .mark
+            .map_or((0, 0), |mark| tree::kill_marked(mark, &|uid| self.ceiling.owns(uid), KILL_BOUND));
         i32::from(!done.complete || left.1 > 0)
     }
 }

@@ -13,7 +13,7 @@ use crate::plan::{SessionPlan, codec};
 use std::collections::BTreeMap;
 
 /// Version of these messages; launcher and daemon must agree, so a half-upgraded pair refuses to start.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The variable that makes the launcher's program the process that evidence is read from.
 pub const PROBE_KEY: &str = "TRL_PROBE";
 /// Its value, and the name of a command, that make it the process that attacks; see `trl verify`.
@@ -71,6 +71,8 @@ pub enum Stage {
     Landlock = 17,
     /// The system call filters.
     Seccomp = 18,
+    /// Host ids of the session's own; `EAGAIN` where none is left.
+    HostIds = 19,
 }
 
 impl Stage {
@@ -96,6 +98,7 @@ impl Stage {
             Self::Capabilities => "capabilities",
             Self::Landlock => "landlock",
             Self::Seccomp => "seccomp",
+            Self::HostIds => "host_ids",
         }
     }
 
@@ -123,6 +126,39 @@ impl Stage {
             16 => Self::Capabilities,
             17 => Self::Landlock,
             18 => Self::Seccomp,
+            19 => Self::HostIds,
+            _ => return Err(DecodeError),
+        })
+    }
+}
+
+/// Whether sessions can have host ids of their own, and if not, why. The numbers are the wire's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum HostIds {
+    /// They can.
+    Available = 1,
+    /// The user has no range of ids.
+    NoRange = 2,
+    /// `newuidmap` or `newgidmap` is not there.
+    NoProgram = 3,
+    /// `newuidmap`, or the kernel, did not map it.
+    Refused = 4,
+    /// The launcher's own program, which evidence comes from, cannot be executed by others than its owner.
+    Unreachable = 5,
+    /// There is no place to write down which ids are given out.
+    NoPlace = 6,
+}
+
+impl HostIds {
+    fn from_number(number: u8) -> Result<Self, DecodeError> {
+        Ok(match number {
+            1 => Self::Available,
+            2 => Self::NoRange,
+            3 => Self::NoProgram,
+            4 => Self::Refused,
+            5 => Self::Unreachable,
+            6 => Self::NoPlace,
             _ => return Err(DecodeError),
         })
     }
@@ -152,6 +188,8 @@ pub enum ToLauncher {
     },
     /// Look for what slipped through; `Swept` follows.
     Sweep,
+    /// Try whether sessions can have host ids of their own; `Prepared` follows.
+    Prepare,
 }
 
 /// Launcher to daemon.
@@ -195,6 +233,11 @@ pub enum FromLauncher {
         zombies: u32,
         /// Processes with this instance's mark that descended from no session, killed.
         strays: u32,
+    },
+    /// Answer to `Prepare`.
+    Prepared {
+        /// What came of it.
+        ids: HostIds,
     },
 }
 
@@ -400,6 +443,7 @@ impl ToLauncher {
             }
             Self::Kill { session } => Writer::new(3).u64(*session).0,
             Self::Sweep => Writer::new(4).0,
+            Self::Prepare => Writer::new(5).0,
         }
     }
 
@@ -421,6 +465,7 @@ impl ToLauncher {
             }
             3 => Self::Kill { session: reader.u64()? },
             4 => Self::Sweep,
+            5 => Self::Prepare,
             _ => return Err(DecodeError),
         };
         reader.end()?;
@@ -442,6 +487,7 @@ impl FromLauncher {
             }
             Self::Ended { session, status, killed } => Writer::new(4).u64(session).i32(status).u32(killed).0,
             Self::Swept { zombies, strays } => Writer::new(5).u32(zombies).u32(strays).0,
+            Self::Prepared { ids } => Writer::new(6).u8(ids as u8).0,
         }
     }
 
@@ -461,6 +507,7 @@ impl FromLauncher {
             },
             4 => Self::Ended { session: reader.u64()?, status: reader.i32()?, killed: reader.u32()? },
             5 => Self::Swept { zombies: reader.u32()?, strays: reader.u32()? },
+            6 => Self::Prepared { ids: HostIds::from_number(reader.u8()?)? },
             _ => return Err(DecodeError),
         };
         reader.end()?;
@@ -761,6 +808,7 @@ mod tests {
             ToLauncher::Create { session: 7, plan: Box::new(plan) },
             ToLauncher::Kill { session: 1 },
             ToLauncher::Sweep,
+            ToLauncher::Prepare,
         ] {
             let packet = message.encode();
             assert_eq!(ToLauncher::decode(&packet), Ok(message));

@@ -11,7 +11,7 @@ pub mod root;
 pub mod seccomp;
 
 use crate::launcher::protocol::Stage;
-use crate::plan::{Access, Isolation, Namespaces, SessionPlan};
+use crate::plan::{Access, Ids, Isolation, Namespaces, SessionPlan};
 use crate::sys;
 use nix::unistd::{Gid, Uid};
 use std::io;
@@ -105,12 +105,22 @@ fn own_namespaces(isolation: &Isolation) -> Result<(), StepError> {
     }
 }
 
-/// The user that the maps give: nothing is left to change but to look.
+/// Takes the user and group that the session sees itself as. With ids of its own the process comes here as somebody
+/// whom its maps do not have; capabilities last over the change, as neither of the two is root.
 fn mapped_user(plan: &SessionPlan) -> io::Result<()> {
-    let (users, groups) = (nix::unistd::getresuid()?, nix::unistd::getresgid()?);
     let (uid, gid) = (Uid::from_raw(plan.isolation.inside_uid), Gid::from_raw(plan.isolation.inside_gid));
+    let ranged = plan.isolation.ids != Ids::Own;
+    if ranged {
+        nix::unistd::setgroups(&[])?;
+    }
+    nix::unistd::setresgid(gid, gid, gid)?;
+    nix::unistd::setresuid(uid, uid, uid)?;
+    // A change of credentials may have made it what fs.suid_dumpable says.
+    sys::process::set_not_dumpable()?;
+    let (users, groups) = (nix::unistd::getresuid()?, nix::unistd::getresgid()?);
     let as_planned = [users.real, users.effective, users.saved] == [uid; 3]
-        && [groups.real, groups.effective, groups.saved] == [gid; 3];
+        && [groups.real, groups.effective, groups.saved] == [gid; 3]
+        && (!ranged || nix::unistd::getgroups()?.is_empty());
     if as_planned && !uid.is_root() { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
 }
 

@@ -1,6 +1,7 @@
 //! Memory that is overwritten.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The system's allocator; while [`wiping`] runs, with every block overwritten before it is given back.
@@ -68,4 +69,39 @@ pub fn wiping<T>(work: impl FnOnce() -> T) -> T {
 pub fn wipe(bytes: &mut [u8]) {
     // SAFETY: a live, exclusive slice.
     unsafe { libc::explicit_bzero(bytes.as_mut_ptr().cast(), bytes.len()) };
+}
+
+/// Reads another process's memory (`process_vm_readv(2)`): what `/proc/<pid>/mem` is to whoever may ptrace a process but
+/// has another user id, for whom the files of `/proc` are closed.
+pub struct OfProcess {
+    pid: i32,
+    next: u64,
+    end: u64,
+}
+
+impl OfProcess {
+    /// The bytes of process `pid` from address `start` to `end`.
+    #[must_use]
+    pub fn new(pid: i32, start: u64, end: u64) -> Self {
+        Self { pid, next: start, end }
+    }
+}
+
+impl io::Read for OfProcess {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end.saturating_sub(self.next)).unwrap_or(usize::MAX);
+        let length = left.min(buffer.len());
+        if length == 0 {
+            return Ok(0);
+        }
+        let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: length };
+        let remote = libc::iovec { iov_base: self.next as *mut libc::c_void, iov_len: length };
+        // SAFETY: the local range is a live, exclusive slice; the remote one is checked by the kernel.
+        let count = unsafe { libc::process_vm_readv(self.pid, &raw const local, 1, &raw const remote, 1, 0) };
+        if count < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        self.next += count as u64;
+        Ok(count as usize)
+    }
 }

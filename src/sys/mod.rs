@@ -6,6 +6,7 @@ pub mod clone;
 pub mod environ;
 pub mod keyring;
 pub mod landlock;
+pub mod lock;
 pub mod mark;
 pub mod memory;
 pub mod mount;

@@ -183,28 +183,54 @@ pub fn limit_own(resource: u32, value: u64) -> io::Result<()> {
     }
 }
 
-/// Keeps two descriptors, close-on-exec, and closes every other from 3 on.
+/// Keeps these descriptors, close-on-exec and in this order, and closes every other from 3 on.
 ///
 /// # Errors
 /// The kernel's.
-pub fn keep_two(first: OwnedFd, second: OwnedFd) -> io::Result<(OwnedFd, OwnedFd)> {
+pub fn keep(kept: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
     let duplicate = |descriptor: &OwnedFd| -> io::Result<RawFd> {
         // SAFETY: numbers only; 64 and up are free of the launcher's own, or the kernel picks the next.
         check(libc::c_long::from(unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 64) }))
             .map(|descriptor| descriptor as RawFd)
     };
-    let (a, b) = (duplicate(&first)?, duplicate(&second)?);
-    // SAFETY: the caller is a fresh fork that goes on with these two alone: whatever else it inherited is never
-    // used again, and `_exit` runs no destructor.
+    let copies = kept.iter().map(duplicate).collect::<io::Result<Vec<RawFd>>>()?;
+    let mut ascending = copies.clone();
+    ascending.sort_unstable();
+    // SAFETY: the caller is a fresh fork that goes on with these alone: whatever else it inherited is never used
+    // again, and `_exit` runs no destructor.
     unsafe {
-        // Given up here and closed below with everything else.
-        let _raw = (first.into_raw_fd(), second.into_raw_fd());
-        check(libc::syscall(libc::SYS_close_range, 3, a.min(b) - 1, 0))?;
-        if a.abs_diff(b) > 1 {
-            check(libc::syscall(libc::SYS_close_range, a.min(b) + 1, a.max(b) - 1, 0))?;
+        for descriptor in kept {
+            // Given up here and closed below with everything else.
+            let _raw = descriptor.into_raw_fd();
         }
-        check(libc::syscall(libc::SYS_close_range, a.max(b) + 1, u32::MAX, 0))?;
-        Ok((OwnedFd::from_raw_fd(a), OwnedFd::from_raw_fd(b)))
+        let mut first = 3;
+        for copy in ascending {
+            if copy > first {
+                check(libc::syscall(libc::SYS_close_range, first, copy - 1, 0))?;
+            }
+            first = copy + 1;
+        }
+        check(libc::syscall(libc::SYS_close_range, first, u32::MAX, 0))?;
+        Ok(copies.into_iter().map(|copy| OwnedFd::from_raw_fd(copy)).collect())
+    }
+}
+
+/// Waits until the child `pid` has ended and reaps it; its wait status, or `None` where it lives on after `bound`.
+#[must_use]
+pub fn ended_within(pid: i32, bound: std::time::Duration) -> Option<i32> {
+    let deadline = std::time::Instant::now() + bound;
+    loop {
+        let mut status = 0;
+        // SAFETY: a pointer to an int of ours.
+        match unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) } {
+            0 if std::time::Instant::now() < deadline => {
+                std::thread::sleep(std::time::Duration::from_micros(100));
+            }
+            0 => return None,
+            ended if ended == pid => return Some(status),
+            // No child of that number: as if it had ended badly.
+            _ => return Some(libc::SIGKILL),
+        }
     }
 }
 

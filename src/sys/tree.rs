@@ -152,18 +152,18 @@ pub fn owner(pid: i32) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_ascii_whitespace().next()?.parse().ok()
 }
 
-/// Ends every process of user `uid` with `mark`; yields how many there were and how many are left after `bound`.
-pub fn kill_marked(mark: u64, uid: u32, bound: Duration) -> (u32, u32) {
+/// Ends every process with `mark` whose user is `ours`; yields how many there were and how many are left after `bound`.
+pub fn kill_marked(mark: u64, ours: &dyn Fn(u32) -> bool, bound: Duration) -> (u32, u32) {
     let deadline = Instant::now() + bound;
     let mut seen = HashSet::new();
     loop {
         let mut found = super::mark::all(mark);
-        found.retain(|pid| owner(*pid) == Some(uid));
+        found.retain(|pid| owner(*pid).is_some_and(ours));
         for signal in [libc::SIGSTOP, libc::SIGKILL] {
             for pid in &found {
                 if let Ok(handle) = process::pidfd_open(*pid)
                     && super::mark::of_process(*pid) == Some(mark)
-                    && owner(*pid) == Some(uid)
+                    && owner(*pid).is_some_and(ours)
                 {
                     seen.insert(*pid);
                     // It may have ended in between, which is what is wanted.
