@@ -6,9 +6,9 @@ use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 use trl::launcher::protocol::{
-    FromInit, FromLauncher, SpawnHeader, Stage, Target, ToInit, ToLauncher, VERSION, spawn_packets,
+    FromInit, FromLauncher, HostIds, SpawnHeader, Stage, Target, ToInit, ToLauncher, VERSION, spawn_packets,
 };
-use trl::plan::{Rlimit, SessionPlan};
+use trl::plan::{Fill, Ids, Isolation, Mount, Namespaces, Rlimit, Root, SessionPlan};
 use trl::sys::{mark, socket};
 
 const BOUND: Duration = Duration::from_secs(10);
@@ -35,8 +35,43 @@ fn receive(socket: &OwnedFd) -> Option<Vec<u8>> {
     }
 }
 
+/// The first ids of those that the tests' user has for sessions.
+fn first_id(own: u32) -> Option<u32> {
+    let [(uids, _), (gids, _)] = if own == 0 { [(1_999_000_000, 1); 2] } else { trl::host::id_ranges(own)? };
+    // One number does for both here.
+    (uids == gids && (own == 0 || trl::host::id_mapper("newuidmap").is_some())).then_some(uids)
+}
+
+/// Puts the operator's file where the launcher looks for it, in a mount namespace of the launcher's own.
+const UNDER_A_CEILING: &str = "umask 022; mount -t tmpfs t /mnt && mkdir /mnt/u /mnt/w && \
+    mount -t overlay -o lowerdir=/etc,upperdir=/mnt/u,workdir=/mnt/w o /etc && mkdir /etc/trl && \
+    printf %s \"$CEILING\" > /etc/trl/ceiling && chmod $MODE /etc/trl/ceiling && \
+    exec \"$0\" \"$@\" 3<&0 0</dev/null";
+
 impl Launcher {
     fn start(name: &str) -> Self {
+        let launcher = Self::spawn(name, "/bin/sh", &["-c", "exec \"$0\" \"$@\" 3<&0 0</dev/null"], None, "");
+        assert!(launcher.is_ready());
+        launcher
+    }
+
+    /// One that root starts, with this in the operator's file.
+    fn under(name: &str, ceiling: &str, mode: &str) -> Self {
+        let script = format!("CEILING='{ceiling}' MODE={mode}; {UNDER_A_CEILING}");
+        let before = ["--mount", "--propagation", "private", "/bin/sh", "-c", &script];
+        Self::spawn(name, "unshare", &before, None, "")
+    }
+
+    fn is_ready(&self) -> bool {
+        self.hello() && matches!(self.next(), Some(FromLauncher::Ready { orphans_left: 0, .. }))
+    }
+
+    fn hello(&self) -> bool {
+        let hello = ToLauncher::Hello { version: VERSION, mark: self.mark }.encode();
+        socket::send(self.control.as_fd(), &hello, &[]).is_ok()
+    }
+
+    fn spawn(name: &str, program: &str, before: &[&str], first: Option<u32>, count: &str) -> Self {
         use std::os::unix::process::CommandExt;
         let (ours, theirs) = socket::seqpacket_pair().unwrap();
         let number = name.bytes().fold(0, |number: u64, byte| number.wrapping_mul(31) + u64::from(byte));
@@ -44,18 +79,16 @@ impl Launcher {
         let own = nix::unistd::geteuid().as_raw();
         let uid = if own == 0 { 1_900_000_700 } else { own };
         // A shell moves the socket to descriptor 3: `Command` can only place 0 to 2.
-        let child = std::process::Command::new("/bin/sh")
-            .args(["-c", "exec \"$0\" \"$@\" 3<&0 0</dev/null"])
+        let child = std::process::Command::new(program)
+            .args(before)
             .arg(env!("CARGO_BIN_EXE_trl-launcher"))
             .args([u64::from(uid), u64::from(uid), mark].map(|bound| bound.to_string()))
+            .args(first.iter().flat_map(|first| [format!("{first}:{count}"), format!("{first}:{count}")]))
             .stdin(theirs)
             .process_group(0)
             .spawn()
             .unwrap();
-        let launcher = Self { control: ours, child, mark, uid };
-        launcher.say(&ToLauncher::Hello { version: VERSION, mark }, &[]);
-        assert!(matches!(launcher.next(), Some(FromLauncher::Ready { orphans_left: 0, .. })));
-        launcher
+        Self { control: ours, child, mark, uid }
     }
 
     fn say(&self, message: &ToLauncher, descriptors: &[i32]) {
@@ -79,6 +112,14 @@ impl Launcher {
             rlimits: vec![Rlimit { resource: libc::RLIMIT_NOFILE, soft: 256, hard: 256 }],
             isolation: Default::default(),
         }
+    }
+
+    /// A plan for ids of the session's own.
+    fn ranged(&self, ids: Ids) -> SessionPlan {
+        let namespaces = Namespaces(Namespaces::ALL);
+        let isolation =
+            Isolation { namespaces, ids, inside_uid: 1000, inside_gid: 1000, ..Isolation::default() };
+        SessionPlan { isolation, ..self.plan() }
     }
 
     fn create(&self, session: u64, plan: SessionPlan) -> (OwnedFd, FromLauncher) {
@@ -109,7 +150,14 @@ impl Launcher {
 
 impl Drop for Launcher {
     fn drop(&mut self) {
-        // Ended by the test already, or ended here: both are fine.
+        // By its daemon's end at first, so that it leaves nothing behind; one that does not go is killed.
+        if let Ok((other, _)) = socket::seqpacket_pair() {
+            drop(std::mem::replace(&mut self.control, other));
+        }
+        let deadline = Instant::now() + Duration::from_secs(3);
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         self.child.kill().ok();
         self.child.wait().ok();
     }
@@ -295,5 +343,120 @@ fn a_working_directory_or_shell_that_is_not_there_is_refused() {
         let (socket, _) = launcher.create(u64::from(stage as u8), plan);
         assert_eq!(from_init(&socket), Some(FromInit::Failed { stage, errno: libc::ENOENT }));
         assert!(matches!(launcher.next(), Some(FromLauncher::Ended { .. })));
+    }
+}
+
+fn uid_map(pid: i32) -> Vec<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/uid_map")).unwrap();
+    text.split_ascii_whitespace().map(|number| number.parse().unwrap()).collect()
+}
+
+#[test]
+fn host_ids_are_the_launchers_to_give_and_never_more_than_its_range() {
+    let own = nix::unistd::geteuid().as_raw();
+    let none = Launcher::start("no-ids");
+    none.say(&ToLauncher::Prepare, &[]);
+    assert_eq!(none.next(), Some(FromLauncher::Prepared { ids: HostIds::NoRange }));
+    let (_socket, answer) = none.create(1, none.ranged(Ids::Range(8)));
+    assert!(matches!(answer, FromLauncher::CreateFailed { stage: Stage::HostIds, .. }), "{answer:?}");
+    let Some(first) = first_id(own) else {
+        println!("skipped: this user has no range of ids (subuid(5), newuidmap)");
+        return;
+    };
+    let shell = ["-c", "exec \"$0\" \"$@\" 3<&0 0</dev/null"];
+    let launcher = Launcher::spawn("ids", "/bin/sh", &shell, Some(first), "16");
+    assert!(launcher.is_ready());
+    launcher.say(&ToLauncher::Prepare, &[]);
+    assert_eq!(launcher.next(), Some(FromLauncher::Prepared { ids: HostIds::Available }));
+    // What a daemon that was taken over may ask for.
+    let root = |plan: &mut SessionPlan| plan.isolation.inside_uid = 0;
+    let group = |plan: &mut SessionPlan| plan.isolation.inside_gid = 0;
+    let shared = |plan: &mut SessionPlan| plan.isolation.namespaces = Namespaces(Namespaces::MOUNT);
+    let all = |plan: &mut SessionPlan| plan.isolation.ids = Ids::Range(u32::MAX);
+    let others = |plan: &mut SessionPlan| plan.uid = first_id(own).unwrap();
+    let attempts: [&dyn Fn(&mut SessionPlan); 5] = [&root, &group, &shared, &all, &others];
+    for (at, change) in attempts.into_iter().enumerate() {
+        let mut plan = launcher.ranged(Ids::Range(8));
+        change(&mut plan);
+        let (_socket, answer) = launcher.create(90 + at as u64, plan);
+        let is_refused =
+            matches!(answer, FromLauncher::CreateFailed { stage: Stage::Plan, errno: libc::EPERM, .. });
+        assert!(is_refused, "attempt {at}: {answer:?}");
+    }
+    let mut sockets = Vec::new();
+    let mut make = |session: u64, ids: Ids| -> Result<i32, (Stage, i32)> {
+        let (socket, answer) = launcher.create(session, launcher.ranged(ids));
+        match answer {
+            FromLauncher::Created { pid, .. } => {
+                assert!(matches!(from_init(&socket), Some(FromInit::Ready { .. })));
+                sockets.push(socket);
+                Ok(pid)
+            }
+            FromLauncher::CreateFailed { stage, errno, .. } => Err((stage, errno)),
+            other => panic!("{other:?}"),
+        }
+    };
+    let left = Err((Stage::HostIds, libc::EAGAIN));
+    assert_eq!(make(1, Ids::Range(17)), left);
+    let (one, two) = (make(2, Ids::Range(8)).unwrap(), make(3, Ids::Range(8)).unwrap());
+    assert_eq!([uid_map(one), uid_map(two)], [[1000, first, 8], [1000, first + 8, 8]]);
+    assert_eq!(make(4, Ids::Range(8)), left);
+    assert_eq!(make(5, Ids::Range(1)), left);
+    // One without such ids is the user that the launcher was made for.
+    assert_eq!(uid_map(make(6, Ids::Own).unwrap()), [1000, launcher.uid, 1]);
+    for _ in 0..5 {
+        // Its init does not answer, and is not asked.
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(two), nix::sys::signal::SIGSTOP).ok();
+        launcher.say(&ToLauncher::Kill { session: 3 }, &[]);
+        assert!(matches!(launcher.next(), Some(FromLauncher::Ended { session: 3, .. })));
+        let (socket, answer) = launcher.create(3, launcher.ranged(Ids::Range(8)));
+        let FromLauncher::Created { pid, .. } = answer else { panic!("{answer:?}") };
+        assert!(matches!(from_init(&socket), Some(FromInit::Ready { .. })));
+        assert_eq!(uid_map(pid), [1000, first + 8, 8]);
+    }
+}
+
+#[test]
+fn a_launcher_of_roots_is_held_to_the_operators_file() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root can write the operator's file");
+        return;
+    }
+    let named = "user 1900000700\nuids 1999100000 8\ngids 1999200000 8\npath /srv\n";
+    for (name, text, mode) in [
+        ("unnamed", "user 1900000701\n", "644"),
+        ("unknown", "user 1900000700\nroot yes\n", "644"),
+        ("writable", named, "664"),
+    ] {
+        let launcher = Launcher::under(name, text, mode);
+        assert!(!launcher.hello() || receive_or_end(&launcher.control).is_none(), "{name}: it serves");
+    }
+    let launcher = Launcher::under("named", named, "644");
+    assert!(launcher.is_ready());
+    let (socket, answer) = launcher.create(1, launcher.ranged(Ids::Range(8)));
+    let FromLauncher::Created { pid, .. } = answer else { panic!("{answer:?}") };
+    assert!(matches!(from_init(&socket), Some(FromInit::Ready { .. })));
+    assert_eq!(uid_map(pid), [1000, 1_999_100_000, 8]);
+    for (session, path, allowed) in [(2, "/srv", true), (3, "/etc", false), (4, "/srv/../etc", false)] {
+        let mut plan = launcher.ranged(Ids::Own);
+        let fill = Fill::ReadWrite(path.into());
+        let mounts = vec![Mount { target: path.into(), fill, optional: false }];
+        plan.isolation.root = Some(Root { mounts, workspace: None, processes_only: false });
+        let (_socket, answer) = launcher.create(session, plan);
+        assert_eq!(matches!(answer, FromLauncher::Created { .. }), allowed, "{path}: {answer:?}");
+    }
+}
+
+/// Like [`receive`], of one that may end without reading what was sent.
+fn receive_or_end(socket: &OwnedFd) -> Option<Vec<u8>> {
+    let mut buffer = vec![0; 65536];
+    let deadline = Instant::now() + BOUND;
+    loop {
+        match socket::receive(socket.as_fd(), &mut buffer) {
+            Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_micros(200)),
+            Ok(None) => panic!("no answer within {BOUND:?}"),
+            Ok(Some(received)) if received.length > 0 => return Some(buffer[..received.length].to_vec()),
+            _ => return None,
+        }
     }
 }
