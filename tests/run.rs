@@ -106,6 +106,9 @@ fn what_becomes_of_the_directory_can_be_chosen() {
         assert!(out(&output) == "kept\n" && err(&output).contains("Read-only"), "{output:?}");
         let output = good(run("overlay", "cat kept; touch made; rm kept; ls"));
         assert_eq!(out(&output), "kept\nmade\n");
+        let options = [user, &["--workspace", "overlay", "--ro", "kept"]].concat();
+        let output = good(ground.run(&options, "touch made && ! rm kept && ! echo x > kept"));
+        assert!(err(&output).contains("Read-only") || err(&output).contains("busy"), "{output:?}");
         let output = good(run("private", "pwd; ls -A; touch made; ls"));
         assert_eq!(out(&output), "/workspace\nmade\n");
         let output = good(run("none", "pwd; ! ls /workspace; touch /tmp/x"));

@@ -528,6 +528,97 @@ fn protected_entries_cannot_be_written_removed_or_replaced() {
 }
 
 #[test]
+fn what_stands_in_the_place_of_a_protected_directory_is_protected_too() {
+    for by in ways() {
+        let ground = Ground::new(*by);
+        let (worktree, linked) = (ground.root.join("worktree"), ground.root.join("linked"));
+        ground.directory(&worktree);
+        ground.file(&worktree.join(".git"), "gitdir: ../project/.git/worktrees/a");
+        ground.directory(&linked);
+        symlink("../project", linked.join(".git")).unwrap();
+        let daemon = ground.start(&[]);
+        let mut client = daemon.connect();
+        let session = client.session(asking("host", &worktree));
+        for command in ["echo x > .git", "rm .git", "mv .git g", "touch a && mv a .git", "ln -sf /tmp .git"] {
+            let outcome = client.run(&session, command, json!({}));
+            assert_ne!(outcome["exit_code"], 0, "{by:?}: {command}: {outcome}");
+        }
+        exits(&mut client, &session, "grep worktrees .git && touch b", 0);
+        end(&mut client, &session);
+        let error = client.error("session.create", asking("host", &linked));
+        assert_eq!(error["code"], "POLICY_DENIED");
+        assert!(error["message"].as_str().unwrap().contains(".git is a symbolic link"), "{error}");
+        let session = client.session(asking("overlay", &linked));
+        end(&mut client, &session);
+    }
+}
+
+#[test]
+fn a_directory_that_is_swapped_for_a_link_leads_nowhere() {
+    for by in ways() {
+        let ground = Ground::new(*by);
+        let outside = ground.home.path().join("outside");
+        ground.directory(&outside);
+        ground.file(&outside.join("marker"), "outside-canary");
+        let daemon = ground.start(&[]);
+        let mut client = daemon.connect();
+        let (place, real, link) =
+            (ground.root.join("swapped"), ground.root.join("real"), ground.root.join("to-outside"));
+        ground.directory(&real);
+        ground.directory(&real.join("in"));
+        symlink(&outside, &link).unwrap();
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let swapper = {
+            let (stop, place, real, link) = (Arc::clone(&stop), place.clone(), real.clone(), link.clone());
+            std::thread::spawn(move || {
+                let mut swaps = 0u32;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    for from in [&real, &link] {
+                        fs::rename(from, &place).unwrap();
+                        std::thread::yield_now();
+                        fs::rename(&place, from).unwrap();
+                    }
+                    swaps += 1;
+                }
+                swaps
+            })
+        };
+        let (mut made, mut refused) = (0, 0);
+        for round in 0..common::times(150, 3000) {
+            let mode = ["host", "overlay"][round % 2];
+            let mut answer = client.call("session.create", asking(mode, &place));
+            if answer["ok"] == false {
+                let code = answer["error"]["code"].as_str().unwrap().to_owned();
+                // It was gone or a link at the one moment or the other: the init's own look says so by the root.
+                assert!(
+                    ["POLICY_DENIED", "INVALID_PARAMS", "ISOLATION_UNAVAILABLE", "INTERNAL_ERROR"]
+                        .contains(&code.as_str()),
+                    "{answer}"
+                );
+                refused += 1;
+                continue;
+            }
+            made += 1;
+            let session = answer["data"]["session_id"].take().as_str().unwrap().to_owned();
+            let seen = client.run(&session, "ls; cat marker", json!({}));
+            assert!(
+                !seen.to_string().contains("marker\\n") && !seen.to_string().contains("canary"),
+                "{by:?} {seen}"
+            );
+            end(&mut client, &session);
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let swaps = swapper.join().unwrap();
+        eprintln!("{by:?}: {made} made, {refused} refused, {swaps} swaps");
+        assert!(
+            refused > 0 && swaps > 100,
+            "nothing was tried: {made} made, {refused} refused, {swaps} swaps"
+        );
+        assert!(daemon.inits().is_empty());
+    }
+}
+
+#[test]
 fn limits_are_narrowed_and_never_widened() {
     for by in ways() {
         let ground = Ground::new(*by);

@@ -10,6 +10,7 @@ mod demands;
 mod files;
 pub mod keys;
 pub mod limits;
+mod places;
 mod read;
 pub mod resolve;
 pub mod schema;

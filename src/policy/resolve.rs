@@ -1,9 +1,10 @@
 //! A policy, a request and what the host has → the L2 part of a plan. A request narrows what the policy allows
 //! and never widens it; what the host lacks of a required layer is an error, of a best effort one left out.
 
-use super::check::{is_beneath, placeable};
+use super::check::is_beneath;
 use super::keys::FAMILIES;
-use super::{NetworkMode, Policy, ProtectAbsent, View, WorkspaceMode, files, layer, syscalls};
+use super::places::within;
+use super::{NetworkMode, Policy, View, files, layer, syscalls};
 use crate::plan::{
     Access, Fill, Ids, Isolation, Landlock, Mount, Namespaces, PathRule, Root, Seccomp, Workspace,
 };
@@ -128,6 +129,8 @@ impl Policy {
         let rooted = has(layer::FILESYSTEM, self.filesystem.demand)
             && namespaces.has(Namespaces::MOUNT)
             && namespaces.has(Namespaces::PID);
+        let uses_files =
+            !extra.is_empty() || workspace.as_ref().is_some_and(|workspace| !workspace.source.is_empty());
         let restricts = has(layer::LANDLOCK, self.landlock.demand);
         if !rooted && (request.workspace.is_some() || (!restricts && !extra.is_empty())) {
             let what = "a directory of the host's, having no file system of the session's own".into();
@@ -138,7 +141,7 @@ impl Policy {
         let seccomp = has(layer::SECCOMP, self.seccomp.demand).then(|| self.seccomp());
         let (inside_uid, inside_gid) = if user { (self.user.uid, self.user.gid) } else { (0, 0) };
         Ok(Isolation {
-            ids: if user { self.ids(workspace.as_ref(), host)? } else { Ids::Own },
+            ids: if user { self.ids(uses_files, host)? } else { Ids::Own },
             namespaces,
             inside_uid,
             inside_gid,
@@ -151,11 +154,11 @@ impl Policy {
     }
 
     /// A foreign id could not use a caller's own files: there the session's user is the caller.
-    fn ids(&self, workspace: Option<&Workspace>, host: &HostView<'_>) -> Result<Ids, ResolveError> {
+    fn ids(&self, uses_files: bool, host: &HostView<'_>) -> Result<Ids, ResolveError> {
         if self.user.ids == 0 {
             return Ok(Ids::Own);
         }
-        let why = if workspace.is_some_and(|workspace| !workspace.source.is_empty()) {
+        let why = if uses_files {
             "the workspace's files belong to the caller, a user of the session's own could not use them"
         } else if !host.id_ranges || host.missing.iter().any(|(name, _)| *name == l1::USER) {
             "this user has no range of ids (subuid(5), subgid(5), newuidmap)"
@@ -166,85 +169,6 @@ impl Policy {
             Demand::Required => Err(ResolveError::Unavailable(vec![(l1::USER, why.into())])),
             Demand::BestEffort | Demand::Off => Ok(Ids::Own),
         }
-    }
-
-    fn workspace(&self, request: &Request, host: &HostView<'_>) -> Result<Option<Workspace>, ResolveError> {
-        let own = &self.workspace;
-        let denied = |what: &str| Err(ResolveError::Denied { what: what.into() });
-        let workspace = |target: &str, source: &str, overlay, writable, protect: &[String]| Workspace {
-            target: target.into(),
-            source: source.into(),
-            overlay,
-            writable,
-            size: own.size,
-            inodes: own.inodes,
-            protect: protect.iter().map(|entry| entry.clone().into_bytes()).collect(),
-        };
-        let Some(choice) = &request.workspace else {
-            let private = own.mode != WorkspaceMode::None && !request.without_workspace;
-            return Ok(private.then(|| workspace(&own.path, "", false, own.writable, &[])));
-        };
-        if own.mode < WorkspaceMode::Overlay {
-            return denied("a directory of the host as workspace");
-        }
-        if choice.writable && !own.writable {
-            return denied("a writable workspace");
-        }
-        if choice.writable && !choice.overlay && own.mode < WorkspaceMode::Host {
-            return denied("writing to a directory of the host");
-        }
-        let source = choice.source.as_str();
-        if let Some(why) = self.unworkable(source) {
-            return denied(&format!("{source:?} as workspace: {why}"));
-        }
-        // What outlives the session is protected.
-        let is_kept = choice.writable && !choice.overlay;
-        let mut protect = if is_kept { own.protect.clone() } else { Vec::new() };
-        let is_there = |entry: &String| (host.look)(&format!("{source}/{entry}")) != Found::Absent;
-        match own.protect_absent {
-            ProtectAbsent::Leave => protect.retain(is_there),
-            ProtectAbsent::Refuse => {
-                if let Some(entry) = protect.iter().find(|entry| !is_there(entry)) {
-                    return denied(&format!(
-                        "a writable workspace without {entry}, which it protects: make it first, or use overlay"
-                    ));
-                }
-            }
-        }
-        Ok(Some(workspace(source, source, choice.overlay, choice.writable, &protect)))
-    }
-
-    /// Why a directory can be no workspace, if it cannot: it must be apart from what the session sees of the system.
-    #[must_use]
-    pub fn unworkable(&self, path: &str) -> Option<String> {
-        if let Err(why) = super::value::path(path).and_then(placeable) {
-            return Some(why);
-        }
-        let own = &self.filesystem;
-        let mut shown = own.system.iter().chain(&own.copy).chain(&own.read_only);
-        shown
-            .find(|shown| is_beneath(path, shown) || is_beneath(shown, path))
-            .map(|shown| format!("it lies in one another with {shown}, which the session sees"))
-    }
-
-    /// Extra paths and whether each is writable.
-    fn extra(&self, request: &Request) -> Result<Vec<(String, bool)>, ResolveError> {
-        let own = &self.filesystem;
-        let writable = request.extra_writable.iter().map(|path| (path, true));
-        let mut all = Vec::new();
-        for (path, writable) in request.extra_read_only.iter().map(|path| (path, false)).chain(writable) {
-            let path = checked(path)?;
-            let offers = own.offer_writable.iter().chain(own.offer_read_only.iter().filter(|_| !writable));
-            let is_offered = offers.into_iter().any(|offer| is_beneath(path, offer));
-            if !request.by_operator && !is_offered {
-                return Err(ResolveError::Denied { what: format!("{path} of the host") });
-            }
-            // Named both ways, the narrower holds.
-            if !all.iter().any(|(known, _)| known == path) {
-                all.push((path.to_owned(), writable));
-            }
-        }
-        Ok(all)
     }
 
     fn root(
@@ -426,37 +350,6 @@ impl Policy {
             strict: own.strict,
         }
     }
-}
-
-/// Takes extra paths that lie in the workspace out: its mount would hide theirs. One that is to be read-only in a
-/// directory of the host's is protected there instead.
-fn within(
-    extra: Vec<(String, bool)>,
-    workspace: Option<&mut Workspace>,
-) -> Result<Vec<(String, bool)>, ResolveError> {
-    let Some(workspace) = workspace else { return Ok(extra) };
-    let target = String::from_utf8_lossy(&workspace.target).into_owned();
-    let (inside, outside): (Vec<_>, Vec<_>) =
-        extra.into_iter().partition(|(path, _)| is_beneath(path, &target));
-    for (path, writable) in inside {
-        let entry = path[target.len()..].trim_start_matches('/');
-        match (workspace.source.is_empty(), writable) {
-            (false, false) if !entry.is_empty() && workspace.writable => workspace.protect.push(entry.into()),
-            (false, false) if !entry.is_empty() => {}
-            (false, true) if workspace.writable && !workspace.overlay => {}
-            _ => return Err(ResolveError::Denied { what: format!("{path}: it lies in the workspace") }),
-        }
-    }
-    workspace.protect.sort();
-    workspace.protect.dedup();
-    Ok(outside)
-}
-
-fn checked(path: &str) -> Result<&str, ResolveError> {
-    let denied = |why: String| ResolveError::Denied { what: format!("{path:?}: {why}") };
-    let path = super::value::path(path).map_err(denied)?;
-    placeable(path).map_err(denied)?;
-    Ok(path)
 }
 
 /// The file that a path leads to, if there is one.

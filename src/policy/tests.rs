@@ -21,9 +21,10 @@ fn look(path: &str) -> Found {
         "/etc/localtime" => Found::Link("/usr/share/zoneinfo/UTC".into()),
         "/etc/resolv.conf" => Found::Link("../run/resolve/stub.conf".into()),
         "/run/resolve/stub.conf" | "/etc/hosts" | "/etc/services" => Found::File,
-        "/usr" | "/opt" | "/usr/local" | "/home/a/w" | "/home/a/w/.git/hooks" | "/data" | "/data/in" => {
-            Found::Directory
-        }
+        "/usr" | "/opt" | "/usr/local" | "/home/a/w" | "/data" | "/data/in" => Found::Directory,
+        "/home/a/w/.git" | "/home/a/w/.git/hooks" => Found::Directory,
+        "/home/a/worktree/.git" => Found::File,
+        "/home/a/linked/.git" => Found::Link("../w/.git".into()),
         _ => Found::Absent,
     }
 }
@@ -269,6 +270,12 @@ fn a_request_only_narrows() {
     let default = of("default");
     assert_eq!(given(&default, false, true), Ok((false, true, Ids::Own)));
     assert_eq!(given(&default, false, false), Ok((false, false, Ids::Own)));
+    let protected = |source: &str| {
+        ask(&default, source, false, true).map(|isolation| isolation.root.unwrap().workspace.unwrap().protect)
+    };
+    assert_eq!(protected("/home/a/worktree"), Ok(vec![b".git".to_vec()]));
+    assert_eq!(protected("/home/a/none"), Ok(vec![]));
+    assert!(protected("/home/a/linked").is_err());
     let protect = |policy: &Policy| {
         let isolation = ask(policy, "/home/a/w", false, true).unwrap();
         isolation.root.unwrap().workspace.unwrap().protect
