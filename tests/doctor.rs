@@ -208,6 +208,21 @@ fn the_daemon_that_runs_is_what_is_looked_at() {
 }
 
 #[test]
+fn a_workspace_root_is_there_and_not_everybodys() {
+    for by in ways() {
+        let home = Home::new(*by);
+        let root = home.path().join("root");
+        let look = || Report::of(doctor(&home, *by, &["--workspace-root", root.to_str().unwrap()]));
+        look().assert("workspace root", "fail", "No such file");
+        std::fs::create_dir(&root).unwrap();
+        mode(&root, 0o755);
+        look().assert("workspace root", "ok", "is there");
+        mode(&root, 0o757);
+        look().assert("workspace root", "warn", "0757");
+    }
+}
+
+#[test]
 fn programs_and_policies_that_others_can_write_fail() {
     let home = Home::new(By::Ordinary);
     let programs = home.path().join("bin");

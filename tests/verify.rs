@@ -83,6 +83,7 @@ fn l1_is_shown_for_what_it_is() {
         for name in [
             "read a file that the daemon's user alone can read",
             "read the host's shared memory",
+            "find the host's System V shared memory",
             "see the supervisor in /proc",
             "signal the supervisor",
             "connect to the host's loopback",
@@ -139,4 +140,49 @@ fn a_session_that_cannot_be_made_is_no_pass() {
     // The control: the same, where they may.
     let held = run("100");
     assert_eq!(held.status.code(), Some(0), "{}", String::from_utf8_lossy(&held.stderr));
+}
+
+/// Whoever takes a layer away sees by name what it had stopped; the rest is stopped still.
+#[test]
+fn what_a_policy_gives_away_is_seen() {
+    // What the policy is beside `default`, and what then gets through, all of it.
+    let cases: [(&str, &str, &[&str]); 5] = [
+        (
+            "homes",
+            "[filesystem]\nadd_read_only = [\"/home\"]\n",
+            &["list the host's homes", "find the host's mounts"],
+        ),
+        (
+            "network",
+            "[namespaces]\nnet = \"off\"\n[network]\nmode = \"host\"\n",
+            &["connect to the host's loopback", "find an interface beside the loopback"],
+        ),
+        ("keys", "[seccomp]\nallow = [\"add_key\", \"vmsplice\"]\n", &["vmsplice", "add a key"]),
+        ("shared", "[namespaces]\nipc = \"off\"\n", &["find the host's System V shared memory"]),
+        ("second", "[landlock]\ndemand = \"off\"\nscoped = false\nexecute = []\n", &[]),
+    ];
+    let home = Home::new(By::Ordinary);
+    let script = "umask 022; mkdir -p \"$1\" && printf '%s' \"$3\" > \"$1/$2.toml\"";
+    let directory = home.path().join("policies");
+    for (name, more, _) in cases {
+        let text = format!("name = \"{name}\"\ndescription = \"x\"\nextends = \"default\"\n{more}");
+        let mut command = home.shell(script);
+        assert!(command.arg("-").arg(&directory).args([name, &text]).status().unwrap().success());
+    }
+    for (name, _, expected) in cases {
+        let flags = ["--policy", name, "--json", "--policy-dir", directory.to_str().unwrap()];
+        let output = verify(&home, By::Ordinary, &flags);
+        let (_, all) = results(&output);
+        let failed: Vec<&str> = all
+            .iter()
+            .filter(|result| result["passed"] != true)
+            .map(|result| result["name"].as_str().unwrap())
+            .collect();
+        // A route out is there where the host has one.
+        let failed: Vec<&str> = failed.into_iter().filter(|name| *name != "find a route out").collect();
+        assert_eq!(failed, expected, "{name}");
+        if !expected.is_empty() {
+            assert_eq!(output.status.code(), Some(1), "{name}");
+        }
+    }
 }

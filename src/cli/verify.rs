@@ -13,6 +13,7 @@ use crate::launcher::attacks::{self, Bait, Entry, Kind};
 use crate::launcher::protocol::{ATTACKS, PROBE_KEY};
 use crate::policy::{NetworkMode, Policy};
 use crate::report::Demand;
+use crate::sys::attack::SharedMemory;
 use crate::sys::attempt;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -192,6 +193,7 @@ struct Laid {
     bait: Bait,
     _shared: Removal,
     _listeners: (TcpListener, UnixListener),
+    _memory: SharedMemory,
 }
 
 struct Removal(PathBuf);
@@ -220,13 +222,17 @@ impl Laid {
             .and_then(|address| UnixListener::bind_addr(&address))
             .map_err(|error| at("abstract socket", error))?;
         let supervisor = nix::unistd::getpid().as_raw();
+        let memory = SharedMemory::new(supervisor)
+            .map_err(|error| SysError::new("shmget", "a segment of one page", &error))?;
+        let key = memory.key();
         let started = attacks::started(supervisor)
             .ok_or_else(|| Failure::text("reading /proc/self/stat: not of its form; mount /proc"))?;
         let socket = place.socket.to_path_buf();
         Ok(Self {
-            bait: Bait { supervisor, started, file, shared, socket, abstract_name: name, port },
+            bait: Bait { supervisor, started, file, shared, socket, abstract_name: name, port, key },
             _shared: removal,
             _listeners: (tcp, unix),
+            _memory: memory,
         })
     }
 }

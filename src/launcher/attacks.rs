@@ -76,6 +76,8 @@ pub struct Bait {
     pub abstract_name: String,
     /// A port of the host's loopback.
     pub port: u16,
+    /// The key of a segment of shared memory.
+    pub key: i32,
 }
 
 impl Bait {
@@ -91,13 +93,16 @@ impl Bait {
             path(&self.socket),
             self.abstract_name.clone(),
             self.port.to_string(),
+            self.key.to_string(),
         ]
     }
 
     /// From them.
     #[must_use]
     pub fn parse(arguments: &[String]) -> Option<Self> {
-        let [supervisor, started, file, shared, socket, abstract_name, port] = arguments else { return None };
+        let [supervisor, started, file, shared, socket, abstract_name, port, key] = arguments else {
+            return None;
+        };
         Some(Self {
             supervisor: supervisor.parse().ok()?,
             started: started.parse().ok()?,
@@ -106,6 +111,7 @@ impl Bait {
             socket: socket.into(),
             abstract_name: abstract_name.clone(),
             port: port.parse().ok()?,
+            key: key.parse().ok()?,
         })
     }
 }

@@ -133,6 +133,52 @@ pub fn read_memory_of(pid: i32) -> i32 {
     errno(unsafe { libc::process_vm_readv(pid, &raw const own, 1, &raw const theirs, 1, 0) } as libc::c_long)
 }
 
+/// A segment of System V shared memory that its user alone may use; gone when dropped.
+#[derive(Debug)]
+pub struct SharedMemory {
+    key: i32,
+    id: i32,
+}
+
+impl SharedMemory {
+    /// Makes one of a page, under a key that nobody has: `key` or one of those that follow it.
+    ///
+    /// # Errors
+    /// The kernel's; `EEXIST` where all that were tried are taken.
+    pub fn new(key: i32) -> io::Result<Self> {
+        for key in (0..16).map(|more| (key.wrapping_add(more) & i32::MAX).max(1)) {
+            // SAFETY: takes numbers.
+            let id = unsafe { libc::shmget(key, 4096, libc::IPC_CREAT | libc::IPC_EXCL | 0o600) };
+            match errno(id.into()) {
+                0 => return Ok(Self { key, id }),
+                libc::EEXIST => {}
+                other => return Err(io::Error::from_raw_os_error(other)),
+            }
+        }
+        Err(io::Error::from_raw_os_error(libc::EEXIST))
+    }
+
+    /// Its key.
+    #[must_use]
+    pub fn key(&self) -> i32 {
+        self.key
+    }
+}
+
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        // SAFETY: a segment that this value made; removing takes no buffer.
+        unsafe { libc::shmctl(self.id, libc::IPC_RMID, std::ptr::null_mut()) };
+    }
+}
+
+/// `shmget(2)` of a segment that somebody has made.
+#[must_use]
+pub fn shared_memory(key: i32) -> i32 {
+    // SAFETY: takes numbers.
+    errno(unsafe { libc::shmget(key, 0, 0o600) }.into())
+}
+
 /// `setpriority(2)` of the caller.
 #[must_use]
 pub fn priority(nice: i32) -> i32 {
@@ -143,6 +189,15 @@ pub fn priority(nice: i32) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shared_memory_is_there_for_as_long_as_it_is_held() {
+        let segment = SharedMemory::new(std::process::id() as i32).unwrap();
+        let key = segment.key();
+        assert_eq!(shared_memory(key), 0);
+        drop(segment);
+        assert_eq!(shared_memory(key), libc::ENOENT);
+    }
 
     #[test]
     fn a_call_that_reaches_the_kernel_says_so() {

@@ -36,7 +36,26 @@ pub(super) fn look(args: &DoctorArgs, account: Account, socket: &Path) -> Vec<Li
     lines.extend(logs(args, &values));
     lines.extend(limits(&args.serve, &daemon));
     lines.extend(binaries(&daemon));
+    lines.extend(args.serve.workspace_roots.iter().map(|root| workspace_root(root)));
     lines
+}
+
+/// A directory that sessions may work in. What everybody can write there, everybody can have a session run.
+fn workspace_root(root: &Path) -> Line {
+    let (name, shown) = ("workspace root", root.display());
+    match std::fs::metadata(root) {
+        Ok(found) if !found.is_dir() => {
+            Line::bad(AREA, name, State::Fail, format!("{shown} is no directory"), "name a directory")
+        }
+        Ok(found) if found.mode() & 0o002 != 0 => {
+            let found = format!("{shown} has mode {:04o}: everybody can write it", found.mode() & 0o7777);
+            Line::bad(AREA, name, State::Warn, found, "chmod o-w, and give it to the daemon's user")
+        }
+        Ok(_) => Line::ok(AREA, name, format!("{shown} is there, and not everybody can write it")),
+        Err(error) => {
+            Line::bad(AREA, name, State::Fail, format!("{shown}: {error}"), "make it, or leave it out")
+        }
+    }
 }
 
 /// What is known of the daemon at the socket.

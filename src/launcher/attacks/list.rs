@@ -9,6 +9,8 @@ use crate::sys::{attack, attempt};
 const DENIED: &[i32] = &[libc::EPERM, libc::EACCES, libc::ENOSYS];
 /// Not there, or denied.
 const ABSENT: &[i32] = &[libc::ENOENT, libc::ENOTDIR, libc::ENXIO, libc::EACCES, libc::EPERM];
+/// Not there, or no such call.
+const ABSENT_CALL: &[i32] = &[libc::ENOENT, libc::ENOSYS, libc::EACCES, libc::EPERM];
 /// Read-only, not there, or denied.
 const UNWRITABLE: &[i32] = &[libc::EROFS, libc::ENOENT, libc::EACCES, libc::EPERM];
 /// There, and empty.
@@ -49,6 +51,9 @@ pub const ALL: &[Entry] = &[
         files::read_at(&bait.file)
     }),
     entry("files", "read the host's shared memory", Attack(EMPTY), |bait| files::read_at(&bait.shared)),
+    entry("files", "find the host's System V shared memory", Attack(ABSENT_CALL), |bait| {
+        attack::shared_memory(bait.key)
+    }),
     entry("files", "list the host's homes", Attack(ABSENT), |_| files::list(c"/home")),
     entry("files", "list the host's devices in /sys", Attack(ABSENT), |_| files::list(c"/sys/devices")),
     entry("files", "list the host's /var", Attack(ABSENT), |_| files::list(c"/var/lib")),
