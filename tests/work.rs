@@ -163,6 +163,24 @@ fn a_c_program_is_made_and_run() {
 }
 
 #[test]
+fn a_leak_checker_traces_in_ci_and_nowhere_else() {
+    if !has(&[("gcc", "gcc")]) {
+        return;
+    }
+    let input = tempfile::tempdir().unwrap();
+    let leak =
+        "#include <stdlib.h>\nint main(void) { volatile char *lost = malloc(77); lost = 0; return 0; }\n";
+    std::fs::write(input.path().join("leak.c"), leak).unwrap();
+    in_sessions(&[], &["ci", "build"], &|work| {
+        work.deliver(input.path());
+        // It stops its own threads by ptrace before it looks.
+        let said = work.run("gcc -g -fsanitize=address -o leak leak.c; ./leak 2>&1 | grep -oE '77 byte|fatal error' | sort -u");
+        let expected = if work.called.starts_with("ci") { "77 byte\n" } else { "fatal error\n" };
+        assert_eq!(said, expected);
+    });
+}
+
+#[test]
 fn pipelines_and_scripts_run() {
     if !has(&[("perl", "perl"), ("busybox", "busybox-static"), ("python3", "python3"), ("xz", "xz-utils")]) {
         return;

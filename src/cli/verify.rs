@@ -11,7 +11,7 @@ use crate::error::SysError;
 use crate::ids::SessionId;
 use crate::launcher::attacks::{self, Bait, Entry, Kind};
 use crate::launcher::protocol::{ATTACKS, PROBE_KEY};
-use crate::policy::{NetworkMode, Policy};
+use crate::policy::{NetworkMode, Policy, WorkspaceMode};
 use crate::report::Demand;
 use crate::sys::attack::SharedMemory;
 use crate::sys::attempt;
@@ -134,7 +134,13 @@ impl Found {
 fn attack(place: &Place<'_>, policy: &Policy) -> Result<Found, Failure> {
     let laid = Laid::out(place)?;
     let mut client = Client::connect(place.socket)?;
-    let session = client.call("session.create", &json!({"policy": policy.name})).map_err(refused)?;
+    let mut wanted = json!({"policy": policy.name});
+    let has_root = policy.filesystem.demand != Demand::Off;
+    if has_root && (policy.workspace.mode == WorkspaceMode::None || !policy.workspace.writable) {
+        // Attacks and controls need one place to write.
+        wanted["working_dir"] = json!("/tmp");
+    }
+    let session = client.call("session.create", &wanted).map_err(refused)?;
     let id = session["session_id"].as_str().ok_or(ClientError::Protocol)?;
     let mut argv = vec![ATTACKS.to_owned()];
     argv.extend(laid.bait.arguments());
