@@ -145,8 +145,11 @@ impl Place {
         made(&directory, 0o755);
     }
     fn start(&self) -> Daemon {
+        self.start_with(&[])
+    }
+    fn start_with(&self, more: &[&str]) -> Daemon {
         let directory = self.home.path().join("policies");
-        let policies = ["--policy-dir", directory.to_str().unwrap()];
+        let policies = [&["--policy-dir", directory.to_str().unwrap()], more].concat();
         let command = match (self.kind, &self.account) {
             (Kind::Account, Some(account)) if is_root() => {
                 let mut command = self.home.serve(&policies);
@@ -470,5 +473,64 @@ fn without_a_range_it_is_partial_with_a_remedy_or_refused_where_it_is_required()
         let (_, made) = create(&mut client, "required");
         assert_eq!(user_layer(&made)["enforced"], "full");
         client.ok("session.create", json!({"policy": "default", "require": ["user"]}));
+    }
+}
+
+#[test]
+fn the_callers_own_files_are_used_as_the_caller() {
+    let _turn = common::lock(&TURN);
+    for place in Place::of_accounts() {
+        let owner = place.account.as_ref().map(|account| account.uid).unwrap();
+        let path = |name: &str| {
+            let path = place.home.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            std::fs::write(path.join("file"), name).unwrap();
+            for path in [path.clone(), path.join("file")] {
+                std::os::unix::fs::chown(path, Some(owner), Some(owner)).unwrap();
+            }
+            path.to_str().unwrap().to_owned()
+        };
+        let (private, public, work) = (path("private"), path("public"), path("work"));
+        let mode = |path: &str, mode| {
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        };
+        mode(&private, 0o700);
+        mode(&public, 0o755);
+        mode(&work, 0o700);
+        let extending = |name: &str, path: &str| {
+            let text = format!(
+                "name = \"{name}\"\ndescription = \"shows a path\"\nextends = \"default\"\n\
+                 [filesystem]\nread_only = [\"{path}\"]\n"
+            );
+            let file = place.home.path().join(format!("policies/{name}.toml"));
+            std::fs::write(&file, text).unwrap();
+            mode(file.to_str().unwrap(), 0o644);
+            let writer = (place.kind == Kind::Account && is_root()).then_some(owner);
+            std::os::unix::fs::chown(&file, writer, writer).unwrap();
+        };
+        extending("secret", &private);
+        extending("shown", &public);
+        let daemon = place.start_with(&["--workspace-root", &work]);
+        let mut client = daemon.connect();
+        for (policy, path, enforced) in [("secret", &private, "partial"), ("shown", &public, "full")] {
+            let (session, made) = create(&mut client, policy);
+            assert_eq!(user_layer(&made)["enforced"], enforced, "{policy}: {made}");
+            let seen = client.run(&session, &format!("cat {path}/file"), json!({}));
+            assert_eq!(seen["exit_code"], 0, "{policy}: {seen}");
+            end(&mut client, &session);
+        }
+        for (mode, kept) in [("host", true), ("overlay", false)] {
+            let workspace = json!({"mode": mode, "path": work});
+            let made = client.ok("session.create", json!({"policy": "default", "workspace": workspace}));
+            let layer = user_layer(&made);
+            assert_eq!(layer["enforced"], "partial", "{layer}");
+            assert!(layer["reason"].as_str().unwrap().contains("workspace's files"), "{layer}");
+            let session = made["session_id"].as_str().unwrap().to_owned();
+            let seen =
+                client.run(&session, &format!("echo x > {work}/new-{mode} && cat {work}/file"), json!({}));
+            assert_eq!(seen["stdout"], "work", "{seen}");
+            end(&mut client, &session);
+            assert_eq!(Path::new(&format!("{work}/new-{mode}")).exists(), kept);
+        }
     }
 }

@@ -13,7 +13,7 @@ fn true_ones() -> &'static [Vec<u8>] {
     static ONES: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
     ONES.get_or_init(|| {
         let look = |_: &str| Found::Directory;
-        let host = HostView { id_ranges: false, missing: &[], submounts: &[], look: &look };
+        let host = HostView { id_ranges: false, missing: &[], submounts: &[], look: &look, is_public: &|_| true };
         let packet = |name: &str| {
             let policy = Policy::load(name).expect("shipped");
             let plan = SessionPlan {

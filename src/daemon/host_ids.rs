@@ -83,7 +83,7 @@ fn remedy(why: HostIds, uid: u32) -> String {
     }
 }
 
-/// Adds to a session's report why it has no ids of its own, where only the host is in the way.
+/// Adds to a session's report why it has no ids of its own.
 pub fn explain(report: &mut Report, why: &str) {
     let user = report.layers.iter_mut().find(|found| found.layer == layer::USER);
     if let Some(user) = user.filter(|user| user.enforced == Enforcement::Partial)

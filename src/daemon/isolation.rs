@@ -23,7 +23,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use tokio::time::timeout;
 
@@ -120,7 +120,13 @@ pub async fn plan(
         mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(str::to_owned).collect();
     let mut missing = host::missing::layers();
     missing.extend(ids.as_ref().err().filter(|_| policy.user.ids > 0).map(|why| (layer::USER, why.clone())));
-    let host = HostView { id_ranges: ids.is_ok(), missing: &missing, submounts: &submounts, look: &look };
+    let host = HostView {
+        id_ranges: ids.is_ok(),
+        missing: &missing,
+        submounts: &submounts,
+        look: &look,
+        is_public: &is_public,
+    };
     let policy = as_far_as_views_go(policy);
     policy.isolation(request, &host).map_err(|error| match error {
         ResolveError::Unavailable(layers) => unavailable(layers.into_iter().map(lacking).collect()),
@@ -156,6 +162,17 @@ fn look(path: &str) -> Found {
         return to.map_or(Found::Absent, Found::Link);
     }
     if found.is_dir() { Found::Directory } else { Found::File }
+}
+
+/// Whether others than its owner and its group may read what is at a path, and come to it.
+fn is_public(path: &str) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    let Ok(path) = std::fs::canonicalize(path) else { return false };
+    let mode =
+        |path: &Path| std::fs::metadata(path).map(|found| (found.is_dir(), found.permissions().mode()));
+    let is_read = |(directory, mode): (bool, u32)| mode & 0o4 != 0 && (!directory || mode & 0o1 != 0);
+    mode(&path).is_ok_and(is_read)
+        && path.ancestors().skip(1).all(|above| mode(above).is_ok_and(|(_, mode)| mode & 0o1 != 0))
 }
 
 /// The refusal of a session whose isolation the kernel did not give, with what an operator can do.
@@ -230,7 +247,9 @@ pub async fn judge(
             if let Some(why) = short_of_views(policy) {
                 report.fall_short(layer::FILESYSTEM, &format!("read-only binds in place of overlays: {why}"));
             }
-            if let (Err(why), false) = (host_ids::look(daemon, policy).await?, ranged || is_hosts) {
+            if !ranged && !is_hosts {
+                let paths = || "a path of the host's that it shows can be used by its owner alone".to_owned();
+                let why = host_ids::look(daemon, policy).await?.err().unwrap_or_else(paths);
                 host_ids::explain(&mut report, &why);
             }
             let report = Rc::new(report);

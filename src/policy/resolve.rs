@@ -63,6 +63,8 @@ pub struct HostView<'a> {
     pub submounts: &'a [String],
     /// What is at a path.
     pub look: &'a dyn Fn(&str) -> Found,
+    /// Whether everybody on the host may read what is at a path.
+    pub is_public: &'a dyn Fn(&str) -> bool,
 }
 
 /// Why there is no plan.
@@ -129,8 +131,6 @@ impl Policy {
         let rooted = has(layer::FILESYSTEM, self.filesystem.demand)
             && namespaces.has(Namespaces::MOUNT)
             && namespaces.has(Namespaces::PID);
-        let uses_files =
-            !extra.is_empty() || workspace.as_ref().is_some_and(|workspace| !workspace.source.is_empty());
         let restricts = has(layer::LANDLOCK, self.landlock.demand);
         if !rooted && (request.workspace.is_some() || (!restricts && !extra.is_empty())) {
             let what = "a directory of the host's, having no file system of the session's own".into();
@@ -141,7 +141,7 @@ impl Policy {
         let seccomp = has(layer::SECCOMP, self.seccomp.demand).then(|| self.seccomp());
         let (inside_uid, inside_gid) = if user { (self.user.uid, self.user.gid) } else { (0, 0) };
         Ok(Isolation {
-            ids: if user { self.ids(uses_files, host)? } else { Ids::Own },
+            ids: if user { self.ids(workspace.as_ref(), &extra, host)? } else { Ids::Own },
             namespaces,
             inside_uid,
             inside_gid,
@@ -154,19 +154,33 @@ impl Policy {
     }
 
     /// A foreign id could not use a caller's own files: there the session's user is the caller.
-    fn ids(&self, uses_files: bool, host: &HostView<'_>) -> Result<Ids, ResolveError> {
+    fn ids(
+        &self,
+        workspace: Option<&Workspace>,
+        extra: &[(String, bool)],
+        host: &HostView<'_>,
+    ) -> Result<Ids, ResolveError> {
         if self.user.ids == 0 {
             return Ok(Ids::Own);
         }
-        let why = if uses_files {
-            "the workspace's files belong to the caller, a user of the session's own could not use them"
-        } else if !host.id_ranges || host.missing.iter().any(|(name, _)| *name == l1::USER) {
-            "this user has no range of ids (subuid(5), subgid(5), newuidmap)"
+        let own = &self.filesystem;
+        let written =
+            own.writable.iter().chain(extra.iter().filter(|(_, w)| *w).map(|(path, _)| path)).next();
+        let mut read = own.rootfs.iter().chain(&own.read_only).chain(extra.iter().map(|(path, _)| path));
+        let foreign = "a user of the session's own could not use";
+        let why = if workspace.is_some_and(|workspace| !workspace.source.is_empty()) {
+            format!("the workspace's files belong to the caller, {foreign} them")
+        } else if let Some(path) = written.or_else(|| read.find(|path| !(host.is_public)(path))) {
+            format!("{foreign} {path} of the host")
+        } else if let Some((_, why)) = host.missing.iter().find(|(name, _)| *name == l1::USER) {
+            why.clone()
+        } else if !host.id_ranges {
+            "this user has no range of ids (subuid(5), subgid(5), newuidmap)".into()
         } else {
             return Ok(Ids::Range(self.user.ids));
         };
         match self.user.demand {
-            Demand::Required => Err(ResolveError::Unavailable(vec![(l1::USER, why.into())])),
+            Demand::Required => Err(ResolveError::Unavailable(vec![(l1::USER, why)])),
             Demand::BestEffort | Demand::Off => Ok(Ids::Own),
         }
     }

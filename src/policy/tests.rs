@@ -30,7 +30,8 @@ fn look(path: &str) -> Found {
 }
 
 fn host<'a>(submounts: &'a [String]) -> HostView<'a> {
-    HostView { id_ranges: true, missing: &[], submounts, look: &look }
+    let is_public = &|path: &str| !path.starts_with("/home");
+    HostView { id_ranges: true, missing: &[], submounts, look: &look, is_public }
 }
 
 fn fill<'a>(isolation: &'a Isolation, target: &str) -> Option<&'a Fill> {
@@ -323,6 +324,12 @@ fn extra_paths_are_offered_or_the_operators() {
         Err(ResolveError::Absent { path: "/gone".into() })
     );
     assert!(ask(&of("default"), &["/run/docker.sock"], &[], true).is_err());
+    // Whose user it is follows from whose files are used.
+    let ids =
+        |read_only: &[&str], writable: &[&str]| ask(&of("default"), read_only, writable, true).unwrap().ids;
+    assert_eq!(ids(&["/data"], &[]), Ids::Range(8));
+    assert_eq!(ids(&["/home/a/w"], &[]), Ids::Own);
+    assert_eq!(ids(&[], &["/data"]), Ids::Own);
 }
 
 #[test]
