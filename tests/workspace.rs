@@ -614,7 +614,8 @@ fn a_directory_that_is_swapped_for_a_link_leads_nowhere() {
             refused > 0 && swaps > 100,
             "nothing was tried: {made} made, {refused} refused, {swaps} swaps"
         );
-        assert!(daemon.inits().is_empty());
+        // The last refusal's init goes after the answer.
+        assert!(common::within(std::time::Duration::from_secs(5), || daemon.inits().is_empty()));
     }
 }
 
