@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// How long one step of the work may take on a busy machine.
@@ -282,33 +281,30 @@ fn a_server_is_reached_by_a_later_command() {
     });
 }
 
-/// A toolchain that the users of sessions can read: the one in use, or, where that is in root's home, links to it.
-fn toolchain() -> Option<&'static Path> {
-    static FOUND: OnceLock<Option<(PathBuf, Option<tempfile::TempDir>)>> = OnceLock::new();
-    let found = FOUND.get_or_init(|| {
-        let named = std::env::var_os("TRL_TEST_TOOLCHAIN").map(PathBuf::from);
-        let asked = || {
-            let output = Command::new("rustc").args(["--print", "sysroot"]).output().ok()?;
-            let text = String::from_utf8(output.stdout).ok()?;
-            output.status.success().then(|| PathBuf::from(text.trim()))
-        };
-        let root = std::fs::canonicalize(named.or_else(asked)?).ok()?;
-        let is_open = |path: &Path| {
-            path.ancestors().all(|directory| {
-                std::fs::metadata(directory).is_ok_and(|found| found.permissions().mode() & 0o005 == 0o005)
-            })
-        };
-        if !is_root() || is_open(&root) {
-            return root.join("bin/cargo").exists().then_some((root, None));
-        }
-        let copy = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(copy.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let script = "umask 022; mkdir bin; cp -al \"$1/bin/cargo\" \"$1/bin/rustc\" bin/ && cp -al \"$1/lib\" . \
-            || { rm -rf bin lib; mkdir bin; cp -a \"$1/bin/cargo\" \"$1/bin/rustc\" bin/ && cp -a \"$1/lib\" .; }";
-        let copied = Command::new("sh").args(["-c", script, "-"]).arg(&root).current_dir(&copy).status();
-        copied.is_ok_and(|status| status.success()).then(|| (copy.path().to_path_buf(), Some(copy)))
-    });
-    found.as_ref().map(|(root, _)| root.as_path())
+/// A toolchain that the users of sessions can read: the one in use, or, where that is in root's home, links to it, which
+/// go with the second value.
+fn toolchain() -> Option<(PathBuf, Option<tempfile::TempDir>)> {
+    let named = std::env::var_os("TRL_TEST_TOOLCHAIN").map(PathBuf::from);
+    let asked = || {
+        let output = Command::new("rustc").args(["--print", "sysroot"]).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| PathBuf::from(text.trim()))
+    };
+    let root = std::fs::canonicalize(named.or_else(asked)?).ok()?;
+    let is_open = |path: &Path| {
+        path.ancestors().all(|directory| {
+            std::fs::metadata(directory).is_ok_and(|found| found.permissions().mode() & 0o005 == 0o005)
+        })
+    };
+    if !is_root() || is_open(&root) {
+        return root.join("bin/cargo").exists().then_some((root, None));
+    }
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(copy.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let script = "umask 022; mkdir bin; cp -al \"$1/bin/cargo\" \"$1/bin/rustc\" bin/ && cp -al \"$1/lib\" . \
+        || { rm -rf bin lib; mkdir bin; cp -a \"$1/bin/cargo\" \"$1/bin/rustc\" bin/ && cp -a \"$1/lib\" .; }";
+    let copied = Command::new("sh").args(["-c", script, "-"]).arg(&root).current_dir(&copy).status();
+    copied.is_ok_and(|status| status.success()).then(|| (copy.path().to_path_buf(), Some(copy)))
 }
 
 /// A directory of policies as an operator writes them: `NAME` for each base, with a toolchain beside the system.
@@ -346,7 +342,7 @@ fn cargo_builds_a_crate_with_a_vendored_dependency() {
     if !has(&[("cc", "gcc")]) {
         return;
     }
-    let Some(root) = toolchain() else {
+    let Some((root, _links)) = toolchain() else {
         missed(
             "no Rust toolchain that this user can read; name one by TRL_TEST_TOOLCHAIN (its `rustc --print sysroot`)",
         );
@@ -381,7 +377,7 @@ fn cargo_builds_a_crate_with_a_vendored_dependency() {
     write("app/vendor/twice/.cargo-checksum.json", &sums.to_string());
     for by in ways() {
         let home = Home::new(*by);
-        let directory = policies(&home, *by, root);
+        let directory = policies(&home, *by, &root);
         let daemon = home.start(&["--policy-dir", directory.to_str().unwrap()]);
         in_daemon(&daemon, *by, &["rust-default", "rust-build"], &|work| {
             work.deliver(input.path());
