@@ -199,6 +199,11 @@ fn policy_and_limits_are_the_callers_word() {
         }
         let options = ["--policy-dir", policies.to_str().unwrap(), "--policy", "own"];
         assert_eq!(out(&good(ground.run(&options, "ulimit -n"))), "99\n");
+        for flag in ["--ro", "--rw"] {
+            let home = ground.home.path().to_str().unwrap();
+            let output = ground.run(&[&options[..], &[flag, home]].concat(), "true");
+            assert!(output.status.code() == Some(125) && err(&output).contains("daemon reads"), "{output:?}");
+        }
         // What a policy is read from is in no workspace: the command could change the next one's.
         fs::rename(&policies, ground.here.join("policies")).unwrap();
         let options = ["--policy-dir", "policies", "--policy", "own"];
@@ -288,6 +293,25 @@ fn an_entry_that_could_not_be_protected_is_named_when_the_command_made_it() {
         let output = ground.run(&[], "touch .git/hooks/pre-commit");
         assert!(err(&output).contains("Read-only") && !err(&output).contains("before"), "{}", err(&output));
     }
+}
+
+#[test]
+fn a_host_that_cannot_give_the_policy_gives_no_session() {
+    let ground = Ground::new(By::Ordinary);
+    let trl = ground.home.trl(&[]).get_program().to_owned();
+    // In a user namespace in which only so many others may be made.
+    let inside = "echo $1 > /proc/sys/user/max_user_namespaces && exec \"$0\" run --policy $2 -- id -u";
+    let run = |most: &str, policy: &str| {
+        let mut command =
+            ground.home.shell("exec unshare -U --map-user=1000 --map-group=1000 --keep-caps sh -c \"$@\"");
+        command.args(["-", inside]).arg(&trl).args([most, policy]).output().unwrap()
+    };
+    let output = run("0", "default");
+    assert_eq!((output.status.code(), out(&output).as_str()), (Some(125), ""), "{output:?}");
+    let said = err(&output);
+    assert!(said.contains("ISOLATION_UNAVAILABLE") && said.contains("user.max_user_namespaces"), "{said}");
+    assert_eq!(out(&good(run("0", "l1"))), "1000\n");
+    assert_eq!(out(&good(run("100", "default"))), "1000\n");
 }
 
 #[test]

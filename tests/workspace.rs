@@ -154,6 +154,10 @@ fn the_hosts_own_directory_is_worked_in_and_nothing_beside_it() {
             "full"
         );
         let session = made["session_id"].as_str().unwrap().to_owned();
+        let info = client.ok("session.info", json!({"session_id": session}));
+        assert_eq!(info["workspace"], made["workspace"]);
+        let root = text(&ground.root);
+        assert_eq!(client.ok("system.info", json!({}))["workspace_roots"], json!([root]));
         let seen =
             exits(&mut client, &session, "pwd; cat sub/kept own/kept; echo new > made; ls -A .. ../..", 0);
         assert!(seen.starts_with(&format!("{path}\nkeptkept")), "{seen}");

@@ -80,7 +80,10 @@ fn alone(
             show::note(note);
         }
         watched = place::absent(&policy, &chosen);
-        config.workspaces = Workspaces::new(&chosen.roots, &files).map_err(Failure::text)?;
+        let workspaces = Workspaces::new(&chosen.roots, &files).map_err(Failure::text)?;
+        workspaces.check_shown(&extra_read_only).map_err(Failure::text)?;
+        workspaces.check_shown(&extra_writable).map_err(Failure::text)?;
+        config.workspaces = workspaces;
         config.policies = policies;
         config.default_policy.clone_from(&own.policy);
         config.extra_read_only = extra_read_only;

@@ -7,6 +7,7 @@ use super::ending::{Life, Slot};
 use super::exec::rfc3339;
 use super::idempotency::{Answer, Begun};
 use super::isolation::{self, Judged, Named};
+use super::limits;
 use super::link::Link;
 use super::session::Session;
 use super::wire::types::CreateParams;
@@ -15,7 +16,6 @@ use super::workspace;
 use crate::ids::SessionId;
 use crate::launcher::protocol::{FromInit, MAX_PATH, Stage, ToLauncher};
 use crate::plan::SessionPlan;
-use crate::policy::{Amount, LimitError, Policy};
 use crate::report::{Demand, Enforcement};
 use crate::secret::Environment;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -145,7 +145,7 @@ async fn admit(call: &Call, params: Node) -> Result<Value, WireError> {
     let policy =
         isolation::resolve(daemon, params.policy.as_deref().unwrap_or(&daemon.config.default_policy))?;
     let digest = policy.digest();
-    let policy = limited(daemon, policy, params.limits)?;
+    let policy = limits::narrowed(policy, params.limits, daemon.config.clients_operate)?;
     if let Some(working_dir) = &params.working_dir {
         absolute("working_dir", working_dir)?;
     }
@@ -156,7 +156,7 @@ async fn admit(call: &Call, params: Node) -> Result<Value, WireError> {
         .or_else(|| workspace::beginning(&isolated))
         .unwrap_or_else(|| daemon.config.working_dir.to_string_lossy().into_owned());
     workspace::is_shown(&isolated, &working_dir)?;
-    let shown = workspace::shown(isolated.root.as_ref().and_then(|root| root.workspace.as_ref()));
+    let workspace = workspace::shown(isolated.root.as_ref().and_then(|root| root.workspace.as_ref()));
     let plan = SessionPlan {
         uid: daemon.config.uid,
         gid: daemon.config.gid,
@@ -198,6 +198,7 @@ async fn admit(call: &Call, params: Node) -> Result<Value, WireError> {
         cpu_seconds: policy.rlimits.cpu_s,
         isolation: Rc::clone(&judged.isolation),
         report: Rc::clone(&judged.json),
+        workspace,
         created_at: SystemTime::now(),
         idle_timeout: seconds(params.idle_timeout_s, daemon.config.idle_timeout),
         ttl: seconds(params.ttl_s, daemon.config.ttl),
@@ -230,36 +231,9 @@ async fn admit(call: &Call, params: Node) -> Result<Value, WireError> {
         "created_at": rfc3339(session.created_at),
         "policy": session.isolation.policy,
         "policy_digest": session.isolation.digest,
-        "workspace": shown,
+        "workspace": session.workspace,
         "isolation": *session.report,
     }))
-}
-
-/// The policy within the limits that the session asks for.
-fn limited(daemon: &Daemon, policy: Policy, limits: Option<Node>) -> Result<Policy, WireError> {
-    const FIELD: &str = "limits";
-    let entries = match limits {
-        None | Some(Node::Null) => return Ok(policy),
-        Some(Node::Map(entries)) => entries,
-        Some(_) => return Err(invalid(FIELD, "expected an object")),
-    };
-    let amount = |value: &Node| match value {
-        Node::Int(number) => u64::try_from(*number).ok().map(Amount::Number),
-        Node::Text(text) => Some(Amount::Text(text.to_string())),
-        _ => None,
-    };
-    let wanted = entries
-        .into_iter()
-        .map(|(name, value)| Some((name, amount(&value)?)))
-        .collect::<Option<Vec<_>>>()
-        .ok_or_else(|| invalid(FIELD, "expected whole numbers, or text like \"256M\""))?;
-    policy.limited(&wanted, daemon.config.clients_operate).map_err(|error| match &error {
-        LimitError::Beyond { name, maximum } => {
-            WireError::new(Code::PolicyDenied, format!("the policy does not allow a {error}"))
-                .with(json!({"field": FIELD, "limit": name, "maximum": maximum}))
-        }
-        _ => invalid(FIELD, &error.to_string()),
-    })
 }
 
 /// The client's own demands.

@@ -260,6 +260,7 @@ fn info(daemon: &Daemon) -> Value {
             "ttl_s": config.ttl.as_secs_f64(),
         },
         "default_policy": config.default_policy,
+        "workspace_roots": config.workspaces.roots(),
         "host": super::isolation::host_facts(),
     })
 }

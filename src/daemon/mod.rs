@@ -17,6 +17,7 @@ mod host_ids;
 mod idempotency;
 mod isolation;
 mod journal;
+mod limits;
 mod link;
 pub mod output;
 mod rate;

@@ -48,6 +48,8 @@ pub struct Session {
     pub isolation: Rc<Isolation>,
     /// The report.
     pub report: Rc<serde_json::Value>,
+    /// Its workspace, as clients are told of it.
+    pub workspace: serde_json::Value,
     /// When it was made.
     pub created_at: SystemTime,
     /// How long it may be idle.
@@ -146,6 +148,7 @@ impl Session {
             "labels": self.labels,
             "policy": self.isolation.policy,
             "policy_digest": self.isolation.digest,
+            "workspace": self.workspace,
             "running_execs": self.running.get(),
             "usage": {"cpu_user_us": user_us, "cpu_system_us": system_us},
         });

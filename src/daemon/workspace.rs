@@ -54,6 +54,27 @@ impl Workspaces {
         }
     }
 
+    /// Where sessions may work.
+    #[must_use]
+    pub fn roots(&self) -> &[String] {
+        &self.roots
+    }
+
+    /// Looks at paths that every session is to be shown.
+    ///
+    /// # Errors
+    /// The first that has to do with what the daemon reads or is.
+    pub fn check_shown(&self, paths: &[String]) -> Result<(), String> {
+        match paths.iter().find(|path| self.holds_own(path)) {
+            Some(path) => Err(format!("{path}: files that the daemon reads or is lie there")),
+            None => Ok(()),
+        }
+    }
+
+    fn holds_own(&self, path: &str) -> bool {
+        self.own.iter().any(|own| is_beneath(path, own) || is_beneath(own, path))
+    }
+
     fn is_within(&self, path: &str) -> bool {
         self.roots.iter().any(|root| is_beneath(path, root))
     }
@@ -75,7 +96,7 @@ impl Workspaces {
                  allows DIR and what is beneath it",
             );
         }
-        if self.own.iter().any(|own| is_beneath(path, own) || is_beneath(own, path)) {
+        if self.holds_own(path) {
             return denied("files that the daemon reads or is lie there");
         }
         match opened(path) {
