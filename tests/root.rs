@@ -41,6 +41,7 @@ fn workspace(source: &str, protect: &[&str]) -> Workspace {
         source: source.into(),
         overlay: false,
         writable: true,
+        exec: true,
         size: MIB,
         inodes: 100,
         protect: protect.iter().map(|entry| (*entry).into()).collect(),

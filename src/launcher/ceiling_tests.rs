@@ -96,6 +96,7 @@ fn the_operators_file_decides_alone_and_only_for_those_it_names() {
                 source: source.into(),
                 overlay: false,
                 writable: true,
+                exec: true,
                 size: 1,
                 inodes: 1,
                 protect: Vec::new(),

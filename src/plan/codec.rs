@@ -60,7 +60,7 @@ fn root(out: &mut Writer<'_>, root: &Root) {
         };
     });
     out.option(root.workspace.as_ref(), |out, space| {
-        out.text(&space.target).text(&space.source).flag(space.overlay).flag(space.writable);
+        out.text(&space.target).text(&space.source).flag(space.overlay).flag(space.writable).flag(space.exec);
         out.u64(space.size).u64(space.inodes);
         out.list(&space.protect, |out, entry| {
             out.text(entry);
@@ -162,6 +162,7 @@ fn workspace(read: &mut Reader<'_>) -> Option<Workspace> {
         source: read.path()?,
         overlay: read.flag()?,
         writable: read.flag()?,
+        exec: read.flag()?,
         size: read.u64()?,
         inodes: read.u64()?,
         protect: read.list(Reader::path)?,

@@ -129,6 +129,8 @@ pub struct Workspace {
     pub overlay: bool,
     /// Whether the session may write.
     pub writable: bool,
+    /// Without `noexec`. Landlock alone is not enough: it does not see what a loader maps.
+    pub exec: bool,
     /// Bytes of what is the session's own.
     pub size: u64,
     /// Inodes likewise.

@@ -18,6 +18,7 @@ impl Policy {
             source: source.into(),
             overlay,
             writable,
+            exec: own.exec,
             size: own.size,
             inodes: own.inodes,
             protect: protect.iter().map(|entry| entry.clone().into_bytes()).collect(),

@@ -176,7 +176,7 @@ pub fn verify(mountinfo: &str, root: &Root) -> Result<String, String> {
     if let Some(workspace) = &root.workspace {
         words.push(workspace_of(&mut mounts, workspace)?);
         if !workspace.source.is_empty() && !workspace.overlay {
-            trees.push((&workspace.target, if workspace.writable { &INERT } else { &READ_ONLY }));
+            trees.push((&workspace.target, flags_of(workspace)));
         }
     }
     let further = rest(&mounts, &trees)?;
@@ -250,10 +250,24 @@ fn devices(mounts: &mut Mounts, place: &[u8], shm: u64) -> Result<String, String
     Ok(format!("{} devices, {queues} message queues", dev::DEVICES.len()))
 }
 
+/// What a workspace's mount must have.
+fn flags_of(workspace: &Workspace) -> &'static [&'static str] {
+    match (workspace.writable, workspace.exec) {
+        (true, true) => &INERT,
+        (true, false) => &DATA,
+        (false, true) => &READ_ONLY,
+        (false, false) => &DATA_READ_ONLY,
+    }
+}
+
 fn workspace_of(mounts: &mut Mounts, workspace: &Workspace) -> Result<String, String> {
     let place = workspace.target.as_slice();
-    let with: &[&str] = if workspace.writable { &INERT } else { &READ_ONLY };
-    let without: &[&str] = if workspace.writable { &["ro", "noexec"] } else { &[] };
+    let with = flags_of(workspace);
+    let without: &[&str] = match (workspace.writable, workspace.exec) {
+        (true, true) => &["ro", "noexec"],
+        (true, false) => &["ro"],
+        (false, _) => &[],
+    };
     let kind = if workspace.source.is_empty() {
         mounts.tmpfs(
             place,

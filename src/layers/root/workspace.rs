@@ -57,13 +57,17 @@ impl Workspace {
     fn is_own(&self) -> bool {
         self.source.is_empty() || self.overlay
     }
+    /// Of its mount, but for whether it is read-only.
+    fn flags(&self) -> Flags {
+        if self.exec { Flags::INERT } else { Flags::DATA }
+    }
 }
 
 fn mount_it(site: &mut Site, workspace: &Workspace, ids: (u32, u32)) -> Result<OwnedFd, Fault> {
     if workspace.source.is_empty() {
         let place = place::make(site, &workspace.target, Kind::Directory)?;
         let tree = Tmpfs { size: workspace.size, inodes: workspace.inodes, mode: 0o755, owner: Some(ids) }
-            .mount(Flags::INERT)
+            .mount(workspace.flags())
             .during("make the workspace's tmpfs")?;
         mount::attach(&tree, place).during("attach the workspace")?;
         site.add_own(&tree)?;
@@ -83,13 +87,13 @@ fn mount_it(site: &mut Site, workspace: &Workspace, ids: (u32, u32)) -> Result<O
                 .set(c"upperdir", &format!("{above}/upper"))?
                 .set(c"workdir", &format!("{above}/work"))?
                 .flag(c"userxattr")?
-                .mount(Flags::INERT)
+                .mount(workspace.flags())
         };
         let tree = setup().during("make an overlay")?;
         mount::attach(&tree, place).during("attach the workspace")?;
         return Ok(tree);
     }
-    let flags = if workspace.writable { Flags::INERT } else { Flags::INERT.and(Flags::READ_ONLY) };
+    let flags = if workspace.writable { workspace.flags() } else { workspace.flags().and(Flags::READ_ONLY) };
     mount::bind(&source.descriptor, place, flags, Extent::Tree).during("bind the workspace")
 }
 
