@@ -316,6 +316,8 @@ impl Policy {
         }
         rules.push(("/proc".into(), proc_access));
         rules.push(("/dev".into(), CHANGE | Access::DEVICE));
+        // The calls of message queues go by a mount of the kernel's own, which lies beneath no directory but this.
+        rules.push(("/dev/mqueue".into(), CHANGE));
         rules.extend(self.landlock.execute.iter().map(|path| (path.clone(), READ | Access::EXECUTE)));
         rules.extend(own.read_only.iter().map(|path| (path.clone(), READ)));
         rules.extend(own.writable.iter().map(|path| (path.clone(), CHANGE)));
