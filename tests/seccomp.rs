@@ -123,6 +123,8 @@ const CASES: &[(&str, i32, &str)] = &[
     ("ioctl 0 0x541c =x", EPERM, "ioctl 0 0x541b &"),
     ("ioctl 0 0x5423 &", EPERM, "ioctl 0 0x541b &"),
     ("ioctl 0 0x541d &", EPERM, "ioctl 0 0x541b &"),
+    ("prlimit64 1 7 & 0", EPERM, "prlimit64 0 7 0 0"),
+    ("prlimit64 1 7 0x100000000 0", EPERM, "prlimit64 0x100000000 7 0 0"),
     ("personality 0x0040000", EPERM, "personality 0xffffffff"),
     ("personality 0x0400000", EPERM, "personality 0"),
     ("fcntl 0 1024 0", EPERM, "fcntl 0 1"),

@@ -226,13 +226,14 @@ fn compiled(number: u32, rule: &Rule) -> Result<BpfProgram, seccompiler::Backend
     SeccompFilter::new(rules, otherwise, then, std::env::consts::ARCH.try_into()?)?.try_into()
 }
 
-/// All that is tested are C `int`s: the kernel drops their upper half, and so does the test.
+/// Of C `int`s the kernel drops the upper half, and so does the test.
 fn condition(test: &Test) -> Result<SeccompCondition, seccompiler::BackendError> {
     let operator = match test.mask {
         u32::MAX => SeccompCmpOp::Eq,
         mask => SeccompCmpOp::MaskedEq(u64::from(mask)),
     };
-    SeccompCondition::new(test.argument, SeccompCmpArgLen::Dword, operator, u64::from(test.value))
+    let length = if test.wide { SeccompCmpArgLen::Qword } else { SeccompCmpArgLen::Dword };
+    SeccompCondition::new(test.argument, length, operator, u64::from(test.value))
 }
 
 #[cfg(test)]

@@ -3,12 +3,14 @@
 use crate::plan::Seccomp;
 use std::collections::BTreeMap;
 
-/// `argument & mask == value`.
+/// `argument & mask == value`. Most arguments are C `int`s, of which the kernel drops the upper half.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Test {
     pub(super) argument: u8,
     pub(super) mask: u32,
     pub(super) value: u32,
+    /// Whether the upper half counts, as of addresses.
+    pub(super) wide: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -61,11 +63,16 @@ const SOCKET_OPTIONS: [(u32, u32); 10] = [
 ];
 
 fn is(argument: u8, value: u32) -> Test {
-    Test { argument, mask: u32::MAX, value }
+    Test { argument, mask: u32::MAX, value, wide: false }
 }
 
 fn masked(argument: u8, mask: u32, value: u32) -> Test {
-    Test { argument, mask, value }
+    Test { argument, mask, value, wide: false }
+}
+
+/// A null pointer.
+fn nowhere(argument: u8) -> Test {
+    Test { argument, mask: u32::MAX, value: 0, wide: true }
 }
 
 fn any_of(argument: u8, values: &[u32]) -> Vec<Vec<Test>> {
@@ -102,6 +109,8 @@ pub(super) fn of(plan: &Seccomp) -> BTreeMap<u32, Vec<Rule>> {
     if !plan.allow.contains(&unshare) || plan.refuse.contains(&unshare) {
         add(libc::SYS_clone, only_if(vec![vec![masked(0, CLONE_NEW, 0)]]));
     }
+    // The limits of other processes are read only: a session's init has the same user as its commands.
+    add(libc::SYS_prlimit64, only_if(vec![vec![is(0, 0)], vec![nowhere(2)]]));
     add(libc::SYS_personality, only_if(any_of(0, &[0, ANY_PERSONALITY])));
     add(libc::SYS_seccomp, never_if(vec![vec![masked(1, NEW_LISTENER, NEW_LISTENER)]]));
     add(libc::SYS_ioctl, never_if(any_of(1, &TERMINAL_REQUESTS)));
