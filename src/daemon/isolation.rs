@@ -335,7 +335,16 @@ async fn probe(
                 }
                 let lines = String::from_utf8_lossy(&said[..length.unwrap_or(0)]).into_owned();
                 let witnessed = Witnessed::parse(&lines);
-                let pid = outside(init, pid, plan).unwrap_or(-1);
+                // A list of children that is read while another child ends may lack some (proc_pid_children(5)).
+                let mut seen = outside(init, pid, plan);
+                for _ in 0..100 {
+                    if seen.is_some() {
+                        break;
+                    }
+                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                    seen = outside(init, pid, plan);
+                }
+                let pid = seen.unwrap_or(-1);
                 found = observe(pid)
                     .map(|observed| {
                         let layers =
