@@ -3,9 +3,8 @@
 
 mod common;
 
-use common::{Client, Home, marked, new_mark, ways, within};
-use serde_json::{Value, json};
-use std::time::Duration;
+use common::{Client, Home, ways};
+use serde_json::json;
 
 const POLICIES: [&str; 4] = ["default", "strict", "build", "ci"];
 
@@ -104,57 +103,5 @@ fn what_is_the_hosts_is_out_of_reach() {
             }
             client.ok("session.destroy", json!({"session_id": session, "force": true}));
         }
-    }
-}
-
-#[test]
-fn sessions_see_nothing_of_one_another() {
-    let daemon = common::Daemon::ordinary();
-    let mut client = daemon.connect();
-    let (one, two) =
-        (client.session(json!({"policy": "default"})), client.session(json!({"policy": "default"})));
-    let mark = new_mark();
-    let serve = format!(
-        "echo {mark} > /tmp/file; echo {mark} > /workspace/file; echo {mark} > /dev/shm/file; \
-         (python3 -m http.server 8765 --bind 127.0.0.1 --directory /workspace >/dev/null 2>&1 &) ; \
-         for i in $(seq 100); do python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 8765))' \
-         2>/dev/null && break; sleep 0.05; done; echo up"
-    );
-    assert_eq!(stdout(&mut client, &one, &serve), "up\n");
-    let look = "cat /tmp/file /workspace/file /dev/shm/file 2>/dev/null; \
-                python3 -c 'import urllib.request; print(urllib.request.urlopen(\"http://127.0.0.1:8765/file\").read())' \
-                2>/dev/null; ls /proc | grep -c '^[0-9]'";
-    // The control: a later command of the same session finds all of it.
-    let own = stdout(&mut client, &one, look);
-    assert_eq!(own.matches(&mark).count(), 4, "{own}");
-    let others = stdout(&mut client, &two, look);
-    assert!(!others.contains(&mark), "{others}");
-    for session in [one, two] {
-        client.ok("session.destroy", json!({"session_id": session, "force": true}));
-    }
-    assert!(marked(&mark).is_empty());
-}
-
-#[test]
-fn nothing_of_an_isolated_session_outlives_its_end() {
-    for by in ways() {
-        let daemon = Home::new(*by).start(&[]);
-        let mut client = daemon.connect();
-        let mark = new_mark();
-        let session = client.session(json!({"policy": "default", "env": {"MARK": mark}}));
-        let escape = "trap '' TERM; (setsid sh -c '(sleep 300 &) & sleep 300' &) ; kill -STOP $$";
-        let exec = client.start(&session, escape, json!({"grace_s": 0.1}));
-        // Only root sees the environment of what another user namespace holds.
-        if common::is_root() {
-            assert!(within(Duration::from_secs(5), || marked(&mark).len() >= 3), "{:?}", marked(&mark));
-        }
-        let outcome = client.ok("exec.cancel", json!({"exec_id": exec, "grace_s": 0.1}));
-        assert_eq!(outcome["end"]["reason"], "canceled", "{outcome}");
-        assert!(marked(&mark).is_empty(), "{by:?}: {:?}", marked(&mark));
-        assert_eq!(stdout(&mut client, &session, "echo on"), "on\n");
-        client.start(&session, escape, json!({}));
-        let gone: Value = client.ok("session.destroy", json!({"session_id": session, "force": true}));
-        assert_eq!(gone["state"], "terminated");
-        assert!(marked(&mark).is_empty() && daemon.inits().is_empty(), "{by:?}");
     }
 }
