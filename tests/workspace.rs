@@ -178,6 +178,40 @@ fn the_hosts_own_directory_is_worked_in_and_nothing_beside_it() {
 }
 
 #[test]
+fn the_command_line_asks_for_the_same() {
+    for by in ways() {
+        let ground = Ground::new(*by);
+        let daemon = ground.start(&[]);
+        let socket = ground.home.socket();
+        let trl = |arguments: &[&str]| {
+            let mut command = ground.home.trl(&["--socket", text(&socket)]);
+            let output = command.args(arguments).output().unwrap();
+            let both = [output.stdout, output.stderr].concat();
+            (output.status.code().unwrap(), String::from_utf8(both).unwrap())
+        };
+        let host = format!("host:{}", text(&ground.project));
+        let create = ["session", "create", "--workspace", &host];
+        let (code, id) = trl(&[&create[..], &["--read-only", "--limit", "nofile=77"]].concat());
+        assert_eq!(code, 0, "{id}");
+        let said = trl(&["exec", id.trim(), "--", "sh", "-c", "pwd; ulimit -n; ! touch x"]).1;
+        assert!(said.starts_with(&format!("{}\n77\n", text(&ground.project))), "{said}");
+        assert!(said.contains("Read-only"), "{said}");
+        assert_eq!(trl(&["session", "destroy", "--force", id.trim()]).0, 0);
+        for (more, expected) in [
+            (["--limit", "nofile=1025"], "POLICY_DENIED"),
+            (["--limit", "nofile"], "expected K=V"),
+            (["--policy", "strict"], "POLICY_DENIED"),
+        ] {
+            let (code, said) = trl(&[&create[..], &more].concat());
+            assert!(code == 125 && said.contains(expected), "{code} {said}");
+        }
+        let (code, said) = trl(&["session", "create", "--workspace", "host:/etc"]);
+        assert!(code == 125 && said.contains("--workspace-root"), "{code} {said}");
+        drop(daemon);
+    }
+}
+
+#[test]
 fn read_only_is_only_read() {
     for by in ways() {
         let ground = Ground::new(*by);

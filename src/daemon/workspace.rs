@@ -16,6 +16,9 @@ use nix::sys::stat::Mode;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
+/// What is never in a session.
+const OWN: &str = "files that the daemon reads or is (policies, variables, socket, programs)";
+
 /// Where a host's directory may be given to a session, and where not.
 #[derive(Debug, Default)]
 pub struct Workspaces {
@@ -66,7 +69,7 @@ impl Workspaces {
     /// The first that has to do with what the daemon reads or is.
     pub fn check_shown(&self, paths: &[String]) -> Result<(), String> {
         match paths.iter().find(|path| self.holds_own(path)) {
-            Some(path) => Err(format!("{path}: files that the daemon reads or is lie there")),
+            Some(path) => Err(format!("{path}: {OWN} lie there")),
             None => Ok(()),
         }
     }
@@ -97,7 +100,7 @@ impl Workspaces {
             );
         }
         if self.holds_own(path) {
-            return denied("files that the daemon reads or is lie there");
+            return denied(&format!("{OWN} lie there"));
         }
         match opened(path) {
             Ok(()) => Ok(()),
