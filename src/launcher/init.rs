@@ -20,7 +20,7 @@ use std::time::Duration;
 const KILL_BOUND: Duration = Duration::from_secs(3);
 /// Most execs with a living process in one session; beyond it a start is refused.
 const MAX_TREES: usize = 256;
-/// Idle slots that are kept mapped.
+/// Idle slots that are kept, with their reapers.
 const SPARE_SLOTS: usize = 2;
 
 struct Tree {
@@ -44,6 +44,8 @@ struct Init {
     limits: Vec<Limit>,
     trees: BTreeMap<u64, Tree>,
     spare: Vec<Slot>,
+    /// Slots whose reapers were sent away and not reaped yet.
+    leaving: Vec<Slot>,
     pending: Option<Pending>,
     /// The session's host ids, which are nobody else's while this process lives.
     _ids: Option<OwnedFd>,
@@ -81,6 +83,7 @@ pub fn run(plan: SessionPlan, control: OwnedFd, program: OwnedFd, ids: Option<Ow
         limits,
         trees: BTreeMap::new(),
         spare: Vec::new(),
+        leaving: Vec::new(),
         pending: None,
         _ids: ids,
     };
@@ -142,19 +145,13 @@ impl Init {
                 let Ok(descriptors) = <[OwnedFd; 3]>::try_from(descriptors) else {
                     return true;
                 };
-                if self.trees.len() >= MAX_TREES {
-                    // Of some the end may be known already.
-                    self.reap();
-                }
-                let slot = match self
-                    .spare
-                    .pop()
-                    .map_or_else(|| Slot::map(MAX_SPAWN_PAYLOAD, MAX_SPAWN_STRINGS), Ok)
-                {
+                self.collect();
+                let slot = match self.claim() {
                     Ok(slot) if self.trees.len() < MAX_TREES && !self.trees.contains_key(&header.exec) => {
                         slot
                     }
-                    Ok(_) => {
+                    Ok(slot) => {
+                        self.put_back(slot);
                         return self.refuse(header, Stage::TooManyTrees, libc::EAGAIN, payload.len());
                     }
                     Err(error) => {
@@ -183,6 +180,49 @@ impl Init {
             }
             ToInit::Destroy => true,
         }
+    }
+
+    /// A slot for a command: one with a reaper that waits, if there is one.
+    fn claim(&mut self) -> std::io::Result<Slot> {
+        self.spare.sort_by_key(|slot| slot.reaper().is_some());
+        let found = self.spare.iter_mut().rposition(Slot::claim);
+        match found {
+            Some(index) => Ok(self.spare.swap_remove(index)),
+            None => Slot::map(MAX_SPAWN_PAYLOAD, MAX_SPAWN_STRINGS),
+        }
+    }
+
+    /// Keeps a claimed slot, or one without a reaper, for another command.
+    fn put_back(&mut self, mut slot: Slot) {
+        slot.release();
+        self.keep(slot);
+    }
+
+    /// Keeps a slot whose reaper is idle or gone; where there are enough, the reaper is sent away.
+    fn keep(&mut self, mut slot: Slot) {
+        if self.spare.len() < SPARE_SLOTS {
+            self.spare.push(slot);
+        } else if slot.reaper().is_some() {
+            slot.dismiss();
+            self.leaving.push(slot);
+        }
+    }
+
+    /// Takes back the slots of execs whose end their reapers have told.
+    fn collect(&mut self) {
+        let over: Vec<u64> =
+            self.trees.iter().filter(|(_, tree)| tree.slot.is_idle()).map(|(exec, _)| *exec).collect();
+        for exec in over {
+            if let Some(tree) = self.trees.remove(&exec) {
+                self.keep(tree.slot);
+            }
+        }
+    }
+
+    /// Every reaper there is.
+    fn reapers(&self) -> Vec<i32> {
+        let spare = self.spare.iter().chain(&self.leaving).chain(self.pending.iter().map(|p| &p.slot));
+        self.trees.values().map(|tree| tree.reaper).chain(spare.filter_map(Slot::reaper)).collect()
     }
 
     /// A start that is refused before it has a slot. Only one whose payload came whole can be: the rest of a
@@ -240,7 +280,7 @@ impl Init {
             }
             Err(errno) => {
                 pending.slot.wipe(payload_len);
-                self.spare.push(pending.slot);
+                self.put_back(pending.slot);
                 self.say(FromInit::SpawnFailed { exec: header.exec, stage: Stage::Clone, errno });
                 self.say(FromInit::TreeGone { exec: header.exec, killed: 0 });
             }
@@ -277,6 +317,7 @@ impl Init {
 
     /// Ends an exec. Its reaper sees that nothing is left and exits; `TreeGone` is said when it was reaped.
     fn kill(&mut self, exec: u64) {
+        self.collect();
         let Some(tree) = self.trees.get_mut(&exec) else {
             self.say(FromInit::TreeGone { exec, killed: 0 });
             return;
@@ -300,6 +341,7 @@ impl Init {
                     let Some(exec) =
                         self.trees.iter().find(|(_, tree)| tree.reaper == pid).map(|(exec, _)| *exec)
                     else {
+                        self.idle_reaper_ended(pid);
                         continue;
                     };
                     lost_a_reaper |= status != 0;
@@ -314,10 +356,20 @@ impl Init {
         }
     }
 
+    /// One that had no command any more.
+    fn idle_reaper_ended(&mut self, pid: i32) {
+        self.leaving.retain(|slot| slot.reaper() != Some(pid));
+        let pending = self.pending.iter_mut().map(|pending| &mut pending.slot);
+        if let Some(slot) = self.spare.iter_mut().chain(pending).find(|slot| slot.reaper() == Some(pid)) {
+            slot.reaper_ended();
+        }
+    }
+
     fn tree_gone(&mut self, exec: u64) {
         let Some(mut tree) = self.trees.remove(&exec) else {
             return;
         };
+        tree.slot.reaper_ended();
         if !tree.slot.reported() {
             self.kill_strays();
             let (user_us, system_us, max_rss_kib, blocks_in, blocks_out) = (0, 0, 0, 0, 0);
@@ -337,13 +389,11 @@ impl Init {
             self.say(FromInit::TreeGone { exec, killed: tree.killed });
         }
         tree.slot.wipe(tree.payload_len);
-        if self.spare.len() < SPARE_SLOTS {
-            self.spare.push(tree.slot);
-        }
+        self.keep(tree.slot);
     }
 
     fn kill_strays(&self) {
-        let reapers: Vec<i32> = self.trees.values().map(|tree| tree.reaper).collect();
+        let reapers = self.reapers();
         let own = nix::unistd::getpid().as_raw();
         tree::kill_descendants(own, KILL_BOUND, &|pid| reapers.contains(&pid), &mut || {
             reap_all_but(&reapers);

@@ -7,17 +7,26 @@
 //! The reaper shares the init's memory (so it costs a clone, not a copy of page tables) and is the subreaper of
 //! all that the command starts: whatever forks twice, changes its session or loses its parent becomes the
 //! reaper's child. It waits until `waitid(2)` says `ECHILD`, the kernel's proof that nothing of the exec lives,
-//! and exits. The reaper may be held up by its leader (a vfork parent waits even while its child is stopped);
+//! tells it, and waits for another command, some seconds long: with a reaper at hand an exec costs the init neither a
+//! clone nor a wait. Where the leader left something behind, the reaper exits when that has ended, and the init
+//! tells it instead. The reaper may be held up by its leader (a vfork parent waits even while its child is stopped);
 //! the init is not.
 //!
 //! Both run on stacks of their own in the [`Slot`] and touch nothing else of the init's memory but their slot:
 //! no allocation, no lock, no thread-local storage (hence [`super::raw`]), no formatting, no panic. The init
-//! reuses a slot only when it has reaped the reaper.
+//! writes to a slot only when its reaper is idle and was claimed, or was reaped.
 
-use super::raw;
-use std::ffi::c_void;
-use std::os::fd::{AsRawFd, BorrowedFd};
+mod leader;
+mod reaper;
+
+use super::{raw, socket};
+use nix::sys::socket::{setsockopt, sockopt::ReceiveTimeout};
+use nix::sys::time::{TimeVal, TimeValLike};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+
+/// How long a reaper waits for another command before it exits, seconds.
+const IDLE_SECONDS: i64 = 10;
 
 const STACK: usize = 32 * 1024;
 
@@ -109,14 +118,30 @@ pub struct Command {
     pub nproc: u64,
 }
 
-/// Memory for one exec at a time: two stacks, the shared state, the payload.
+/// Memory for one exec at a time (two stacks, the shared state, the payload), and the reaper that lives in it.
 pub struct Slot {
     base: *mut u8,
     size: usize,
+    reaper: Option<Reaper>,
 }
 
+struct Reaper {
+    pid: i32,
+    /// Where its next command's descriptors go; `None` where it takes one command only.
+    commands: Option<OwnedFd>,
+}
+
+/// A command runs, or is about to: the control block is the reaper's.
+const BUSY: u32 = 0;
+/// The reaper waits for a command: whoever makes it `BUSY` may write the block.
+const IDLE: u32 = 1;
+/// The reaper waited long enough and exits.
+const GONE: u32 = 2;
+
 const CONTROL: usize = 2 * STACK;
+const STATE: usize = CONTROL + 4096 - 64;
 const PAYLOAD: usize = CONTROL + 4096;
+const _: () = assert!(size_of::<Control>() <= STATE - CONTROL);
 const MAX_LIMITS: usize = 16;
 
 struct Control {
@@ -127,6 +152,7 @@ struct Control {
     leader_stack: *mut u8,
     descriptors: [i32; 3],
     socket: i32,
+    inbox: i32,
     limits: [Limit; MAX_LIMITS],
     limit_count: usize,
     report: fn(i32, u64, Event),
@@ -145,6 +171,11 @@ struct Control {
     failed_errno: AtomicI32,
 }
 
+fn state_beside(control: *mut Control) -> *const AtomicU32 {
+    // SAFETY: the block and the state lie in one mapping, so far apart; both are aligned.
+    unsafe { control.cast::<u8>().add(STATE - CONTROL).cast() }
+}
+
 impl Slot {
     /// Maps a slot for payloads up to `max_payload` bytes and `max_strings` strings; pages come with their use.
     ///
@@ -160,12 +191,60 @@ impl Slot {
         if base == libc::MAP_FAILED {
             return Err(std::io::Error::last_os_error());
         }
-        Ok(Self { base: base.cast(), size })
+        Ok(Self { base: base.cast(), size, reaper: None })
     }
 
     fn control(&self) -> *mut Control {
         // SAFETY: within the mapping, which is page-aligned.
         unsafe { self.base.add(CONTROL).cast() }
+    }
+
+    fn state(&self) -> &AtomicU32 {
+        // SAFETY: within the mapping, only ever used as an atomic; zero from the start.
+        unsafe { &*state_beside(self.control()) }
+    }
+
+    /// Takes an idle slot for a command; `false` where its reaper is just leaving.
+    pub fn claim(&mut self) -> bool {
+        self.reaper.is_none()
+            || self.state().compare_exchange(IDLE, BUSY, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Gives a claimed slot back.
+    pub fn release(&mut self) {
+        if self.reaper.is_some() {
+            self.state().store(IDLE, Ordering::Release);
+        }
+    }
+
+    /// Whether the reaper has told the end of its command and waits for another.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.reaper.is_some() && self.state().load(Ordering::Acquire) != BUSY && self.reported_last()
+    }
+
+    /// The reaper's process id, if there is one.
+    #[must_use]
+    pub fn reaper(&self) -> Option<i32> {
+        self.reaper.as_ref().map(|reaper| reaper.pid)
+    }
+
+    /// The reaper was reaped: the slot's memory is the owner's alone.
+    pub fn reaper_ended(&mut self) {
+        self.reaper = None;
+        self.state().store(BUSY, Ordering::Release);
+    }
+
+    /// Has an idle reaper exit. The slot is dropped when it was reaped.
+    pub fn dismiss(&mut self) {
+        if self.claim()
+            && let Some(commands) = self.reaper.as_ref().and_then(|reaper| reaper.commands.as_ref())
+        {
+            // Where that fails, it leaves of its own accord when it has waited long enough.
+            if socket::send(commands.as_fd(), &[0], &[]).is_err() {
+                self.release();
+            }
+        }
     }
 
     /// Room for the payload, to be filled before [`Slot::start`].
@@ -184,7 +263,7 @@ impl Slot {
         }
     }
 
-    /// Clones the reaper, which starts the command. The payload must hold exactly the strings that `command`
+    /// Has the slot's reaper start the command, a new one where there is none. The slot was claimed. The payload must hold exactly the strings that `command`
     /// counts, each ended by a NUL, or nothing is started and `EINVAL` comes back.
     ///
     /// # Errors
@@ -236,6 +315,9 @@ impl Slot {
             next.write(std::ptr::null());
             let mut kept = [Limit { resource: 0, soft: 0, hard: 0 }; MAX_LIMITS];
             kept[..limits.len()].copy_from_slice(limits);
+            // Where the session's filters leave the init no socket, each reaper serves one command.
+            let pair = if self.reaper.is_none() { inbox().ok() } else { None };
+            let (commands, theirs) = pair.unzip();
             self.control().write(Control {
                 command,
                 payload_len,
@@ -244,11 +326,12 @@ impl Slot {
                 leader_stack: self.base.add(STACK),
                 descriptors: descriptors.map(|descriptor| descriptor.as_raw_fd()),
                 socket: socket.as_raw_fd(),
+                inbox: theirs.as_ref().map_or(-1, AsRawFd::as_raw_fd),
                 limits: kept,
                 limit_count: limits.len(),
                 report,
                 init_pid: libc::getpid(),
-                reaper_pid: AtomicI32::new(0),
+                reaper_pid: AtomicI32::new(self.reaper().unwrap_or(0)),
                 leader_pid: AtomicI32::new(0),
                 leader_over: AtomicU32::new(0),
                 reported: AtomicU32::new(0),
@@ -257,10 +340,28 @@ impl Slot {
                 failed_step: AtomicU32::new(0),
                 failed_errno: AtomicI32::new(0),
             });
+            if self.reaper.is_some() {
+                return self.hand_over(descriptors);
+            }
             let flags = libc::CLONE_VM | libc::SIGCHLD;
-            let pid = super::clone::clone(flags, self.base.add(2 * STACK), reaper, self.control().cast());
-            if pid < 0 { Err(-pid as i32) } else { Ok(pid as i32) }
+            let stack = self.base.add(2 * STACK);
+            let pid = super::clone::clone(flags, stack, reaper::reaper, self.control().cast());
+            if pid < 0 {
+                return Err(-pid as i32);
+            }
+            let pid = pid as i32;
+            self.reaper = Some(Reaper { pid, commands });
+            Ok(pid)
         }
+    }
+
+    /// Gives the command, which stands in the control block, to the reaper that waits.
+    fn hand_over(&self, descriptors: [BorrowedFd<'_>; 3]) -> Result<i32, i32> {
+        let reaper = self.reaper.as_ref().ok_or(libc::ESRCH)?;
+        let commands = reaper.commands.as_ref().ok_or(libc::ESRCH)?;
+        let descriptors = descriptors.map(|descriptor| descriptor.as_raw_fd());
+        let sent = socket::send(commands.as_fd(), &[1], &descriptors);
+        sent.map(|()| reaper.pid).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
     }
 
     fn shared(&self) -> &Control {
@@ -307,113 +408,11 @@ impl Drop for Slot {
     }
 }
 
-fn wipe(start: *mut u8, length: usize) {
-    for offset in 0..length {
-        // SAFETY: within the payload, whose only user is the reaper now that the leader has executed or ended.
-        unsafe { start.add(offset).write_volatile(0) };
-    }
-}
-
-extern "C" fn reaper(argument: *mut c_void) -> ! {
-    // SAFETY: `start` hands over its control block, which lives until the reaper was reaped.
-    let control = unsafe { &*argument.cast::<Control>() };
-    let name = c"trl-reaper".as_ptr() as usize;
-    // SAFETY: numbers and a static string.
-    let own = unsafe {
-        raw::syscall(libc::SYS_prctl, libc::PR_SET_NAME as usize, name, 0, 0, 0);
-        raw::syscall(libc::SYS_prctl, libc::PR_SET_CHILD_SUBREAPER as usize, 1, 0, 0, 0);
-        raw::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0, 0, 0);
-        if raw::syscall(libc::SYS_getppid, 0, 0, 0, 0, 0) as i32 != control.init_pid {
-            raw::exit(1);
-        }
-        raw::syscall(libc::SYS_getpid, 0, 0, 0, 0, 0) as i32
-    };
-    control.reaper_pid.store(own, Ordering::Release);
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    // SAFETY: the leader's stack is the slot's other one; the leader touches only the control block.
-    let leader = unsafe { super::clone::clone(flags, control.leader_stack, leader, argument) };
-    for descriptor in control.descriptors {
-        // SAFETY: this process's own copies; without this the readers would never see an end.
-        unsafe { raw::syscall(libc::SYS_close, descriptor as usize, 0, 0, 0, 0) };
-    }
-    wipe(control.payload, control.payload_len);
-    let exec = control.command.exec;
-    if leader < 0 {
-        control.leader_over.store(1, Ordering::Release);
-        (control.report)(control.socket, exec, Event::Failed(Step::Clone, -leader as i32));
-        control.reported.store(1, Ordering::Release);
-        raw::exit(0);
-    }
-    let leader = leader as i32;
-    control.leader_pid.store(leader, Ordering::Release);
-    let failed = Step::from_number(control.failed_step.load(Ordering::Acquire));
-    if let Some(step) = failed {
-        let errno = control.failed_errno.load(Ordering::Acquire);
-        (control.report)(control.socket, exec, Event::Failed(step, errno));
-        control.reported.store(1, Ordering::Release);
-    } else if control.command.want_started {
-        (control.report)(control.socket, exec, Event::Started(leader));
-    }
-    reap_all(control, leader, failed.is_some())
-}
-
-fn reap_all(control: &Control, leader: i32, failed: bool) -> ! {
-    loop {
-        // SAFETY: all zeroes is a valid value of these plain structs.
-        let (mut info, mut usage): (libc::siginfo_t, libc::rusage) = unsafe { std::mem::zeroed() };
-        let options = (libc::WEXITED | libc::WNOWAIT | libc::__WALL) as usize;
-        // SAFETY: pointers to locals on this process's own stack.
-        let looked = unsafe {
-            let info = (&raw mut info) as usize;
-            raw::syscall(libc::SYS_waitid, libc::P_ALL as usize, 0, info, options, 0)
-        };
-        if looked == -(libc::EINTR as isize) {
-            continue;
-        }
-        if looked < 0 {
-            raw::exit(0);
-        }
-        // SAFETY: waitid filled it in.
-        let pid = unsafe { info.si_pid() };
-        if pid == leader {
-            control.leader_over.store(1, Ordering::Release);
-        }
-        let mut status = 0;
-        // SAFETY: pointers to locals on this process's own stack.
-        unsafe {
-            let (status, usage) = ((&raw mut status) as usize, (&raw mut usage) as usize);
-            raw::syscall(libc::SYS_wait4, pid as usize, status, libc::__WALL as usize, usage, 0);
-        }
-        if pid == leader && !failed {
-            let micros = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
-            // Said with the end itself, it spares the init and the daemon a message and a wake-up each.
-            let last = control.being_killed.load(Ordering::Acquire) == 0 && has_no_child();
-            let event = Event::Exited {
-                status,
-                user_us: micros(usage.ru_utime),
-                system_us: micros(usage.ru_stime),
-                max_rss_kib: usage.ru_maxrss as u64,
-                blocks_in: usage.ru_inblock as u64,
-                blocks_out: usage.ru_oublock as u64,
-                last,
-            };
-            // Marked after: whoever kills the reaper in between has the init say it twice, never not at all.
-            (control.report)(control.socket, control.command.exec, event);
-            control.reported.store(1, Ordering::Release);
-            if last {
-                control.reported_last.store(1, Ordering::Release);
-                raw::exit(0);
-            }
-        }
-    }
-}
-
-/// Whether the calling process has no child, not even a zombie.
-fn has_no_child() -> bool {
-    let options = (libc::WEXITED | libc::WNOWAIT | libc::WNOHANG | libc::__WALL) as usize;
-    // SAFETY: numbers only; no siginfo is asked for.
-    let looked = unsafe { raw::syscall(libc::SYS_waitid, libc::P_ALL as usize, 0, 0, options, 0) };
-    looked == -(libc::ECHILD as isize)
+/// The init's and the reaper's end of the way that commands go.
+fn inbox() -> std::io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = socket::seqpacket_pair()?;
+    setsockopt(&theirs, ReceiveTimeout, &TimeVal::seconds(IDLE_SECONDS))?;
+    Ok((ours, theirs))
 }
 
 /// `sendto(2)` for a `report` function.
@@ -426,237 +425,6 @@ pub fn send_packet(socket: i32, packet: &[u8]) {
         };
         if sent != -(libc::EINTR as isize) {
             return;
-        }
-    }
-}
-
-extern "C" fn leader(argument: *mut c_void) -> ! {
-    // SAFETY: as in the reaper, which waits until this process has executed or ended.
-    let control = unsafe { &*argument.cast::<Control>() };
-    let (step, errno) = confine_and_execute(control);
-    control.failed_errno.store(errno, Ordering::Release);
-    control.failed_step.store(step as u32, Ordering::Release);
-    raw::exit(127);
-}
-
-/// The order in which a command is made ready. Comes back only on a failure.
-fn confine_and_execute(control: &Control) -> (Step, i32) {
-    match process_group(control) {
-        0 => {}
-        errno => return (Step::ProcessGroup, errno),
-    }
-    match descriptors(control) {
-        0 => {}
-        errno => return (Step::Descriptors, errno),
-    }
-    match limits(control) {
-        0 => {}
-        errno => return (Step::Rlimit, errno),
-    }
-    match working_directory(control) {
-        0 => {}
-        errno => return (Step::WorkingDirectory, errno),
-    }
-    (Step::Exec, execute(control))
-}
-
-fn process_group(control: &Control) -> i32 {
-    // SAFETY: numbers only.
-    unsafe {
-        let session = raw::syscall(libc::SYS_setsid, 0, 0, 0, 0, 0);
-        if session < 0 {
-            return -session as i32;
-        }
-        let death =
-            raw::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0, 0, 0);
-        if death < 0 {
-            return -death as i32;
-        }
-        let parent = raw::syscall(libc::SYS_getppid, 0, 0, 0, 0, 0) as i32;
-        if parent != control.reaper_pid.load(Ordering::Acquire) {
-            return libc::ESRCH;
-        }
-    }
-    0
-}
-
-fn descriptors(control: &Control) -> i32 {
-    for (target, descriptor) in control.descriptors.iter().enumerate() {
-        // SAFETY: numbers only. All three are above 2: the init keeps 0 to 2 open.
-        let result = unsafe { raw::syscall(libc::SYS_dup3, *descriptor as usize, target, 0, 0, 0) };
-        if result < 0 {
-            return -result as i32;
-        }
-    }
-    let program = control.command.program;
-    let close = |first: u32, last: u32| {
-        // SAFETY: numbers only; this process's own copies.
-        let result = unsafe { raw::syscall(libc::SYS_close_range, first as usize, last as usize, 0, 0, 0) };
-        if result < 0 { -result as i32 } else { 0 }
-    };
-    if program < 3 {
-        return close(3, u32::MAX);
-    }
-    let below = if program > 3 { close(3, program as u32 - 1) } else { 0 };
-    if below != 0 { below } else { close(program as u32 + 1, u32::MAX) }
-}
-
-fn set_limit(resource: u32, soft: u64, hard: u64) -> i32 {
-    let mut now = [0u64; 2];
-    // SAFETY: a pointer to two words of ours, as struct rlimit64 has.
-    let got =
-        unsafe { raw::syscall(libc::SYS_prlimit64, 0, resource as usize, 0, (&raw mut now) as usize, 0) };
-    if got < 0 {
-        return -got as i32;
-    }
-    let [_, most] = now;
-    let hard = if hard < most { hard } else { most };
-    let wanted = [if soft < hard { soft } else { hard }, hard];
-    // SAFETY: likewise.
-    let set = unsafe {
-        raw::syscall(libc::SYS_prlimit64, 0, resource as usize, (&raw const wanted) as usize, 0, 0)
-    };
-    if set < 0 { -set as i32 } else { 0 }
-}
-
-fn limits(control: &Control) -> i32 {
-    let mut index = 0;
-    while index < control.limit_count {
-        let Some(limit) = control.limits.get(index) else {
-            break;
-        };
-        let errno = set_limit(limit.resource, limit.soft, limit.hard);
-        if errno != 0 {
-            return errno;
-        }
-        index += 1;
-    }
-    if control.command.nproc == u64::MAX {
-        return 0;
-    }
-    // SAFETY: all zeroes is a valid value of this plain struct.
-    let mut facts: libc::sysinfo = unsafe { std::mem::zeroed() };
-    // SAFETY: a pointer to a struct of ours.
-    let got = unsafe { raw::syscall(libc::SYS_sysinfo, (&raw mut facts) as usize, 0, 0, 0, 0) };
-    if got < 0 {
-        return -got as i32;
-    }
-    let most = u64::from(facts.procs).saturating_add(control.command.nproc);
-    set_limit(libc::RLIMIT_NPROC, most, most)
-}
-
-fn working_directory(control: &Control) -> i32 {
-    if !control.command.has_cwd {
-        return 0;
-    }
-    // SAFETY: the first pointer is the working directory, a NUL-terminated string in the payload.
-    let result = unsafe { raw::syscall(libc::SYS_chdir, *control.pointers as usize, 0, 0, 0, 0) };
-    if result < 0 { -result as i32 } else { 0 }
-}
-
-fn execute(control: &Control) -> i32 {
-    let none = 0u64;
-    // SAFETY: `pointers` holds [cwd] argv… null env… null; every string ends with a NUL within the payload.
-    unsafe {
-        let argv = control.pointers.add(usize::from(control.command.has_cwd));
-        let environment = argv.add(control.command.argc + 1);
-        raw::syscall(
-            libc::SYS_rt_sigprocmask,
-            libc::SIG_SETMASK as usize,
-            (&raw const none) as usize,
-            0,
-            8,
-            0,
-        );
-        if control.command.program >= 0 {
-            let path = c"".as_ptr() as usize;
-            let flags = libc::AT_EMPTY_PATH as usize;
-            let program = control.command.program as usize;
-            return -raw::syscall(
-                libc::SYS_execveat,
-                program,
-                path,
-                argv as usize,
-                environment as usize,
-                flags,
-            ) as i32;
-        }
-        let name = *argv;
-        let mut has_slash = false;
-        let mut length = 0;
-        while *name.add(length) != 0 {
-            has_slash |= *name.add(length) == b'/';
-            length += 1;
-        }
-        if has_slash || length == 0 {
-            return -raw::syscall(libc::SYS_execve, name as usize, argv as usize, environment as usize, 0, 0)
-                as i32;
-        }
-        search(name, length, argv, environment)
-    }
-}
-
-/// Tries the directories of the command's own `PATH`, as `execvp(3)` does; an empty part is left out.
-///
-/// # Safety
-/// `name` is a string of `length` bytes; `argv` and `environment` are null-terminated lists of strings.
-unsafe fn search(name: *const u8, length: usize, argv: *mut *const u8, environment: *mut *const u8) -> i32 {
-    let mut candidate = [0u8; 4096];
-    let room = candidate.as_mut_ptr();
-    let mut errno = libc::ENOENT;
-    // SAFETY: by contract; writes stay below 4096 by the checks.
-    unsafe {
-        let mut path = c"/usr/local/bin:/usr/bin:/bin".as_ptr().cast::<u8>();
-        let mut entry = environment;
-        while !(*entry).is_null() {
-            let text = *entry;
-            if *text == b'P'
-                && *text.add(1) == b'A'
-                && *text.add(2) == b'T'
-                && *text.add(3) == b'H'
-                && *text.add(4) == b'='
-            {
-                path = text.add(5);
-            }
-            entry = entry.add(1);
-        }
-        loop {
-            let mut used = 0;
-            while *path != 0 && *path != b':' {
-                if used < 4094 {
-                    room.add(used).write(*path);
-                }
-                used += 1;
-                path = path.add(1);
-            }
-            if used > 0 && used + length + 2 <= 4096 {
-                room.add(used).write(b'/');
-                let mut index = 0;
-                while index < length {
-                    room.add(used + 1 + index).write(*name.add(index));
-                    index += 1;
-                }
-                room.add(used + 1 + length).write(0);
-                let result =
-                    raw::syscall(libc::SYS_execve, room as usize, argv as usize, environment as usize, 0, 0);
-                match -result as i32 {
-                    libc::ENOENT | libc::ENOTDIR => {}
-                    libc::EACCES => {
-                        // A directory of `PATH` that may not be searched has no such program, as shells see it.
-                        let at = libc::AT_FDCWD as usize;
-                        if raw::syscall(libc::SYS_faccessat, at, room as usize, libc::F_OK as usize, 0, 0)
-                            == 0
-                        {
-                            errno = libc::EACCES;
-                        }
-                    }
-                    other => return other,
-                }
-            }
-            if *path == 0 {
-                return errno;
-            }
-            path = path.add(1);
         }
     }
 }
