@@ -76,6 +76,8 @@ pub struct Daemon {
     stopping: Cell<bool>,
     wake: Notify,
     null: Rc<OwnedFd>,
+    /// Pipes for the output of the next exec.
+    pipes: RefCell<Vec<(actor::Tap, OwnedFd)>>,
     buffer: RefCell<Vec<u8>>,
     next_session: Cell<u64>,
     slots: RefCell<HashMap<u64, Rc<Slot>>>,
@@ -190,6 +192,7 @@ async fn run(
         stopping: Cell::new(false),
         wake: Notify::new(),
         null: Rc::new(null.into()),
+        pipes: RefCell::default(),
         buffer: RefCell::new(vec![0; 256 * 1024]),
         next_session: Cell::new(0),
         slots: RefCell::default(),

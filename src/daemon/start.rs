@@ -1,5 +1,6 @@
 //! Starting an exec: what the client asked, three descriptors, one message to the init.
 
+use super::Daemon;
 use super::actor::{self, Tap, tap};
 use super::config::{MAX_RUNNING_EXECS, MAX_STDIN};
 use super::create::{check_labels, check_scopes};
@@ -164,7 +165,7 @@ pub fn start(
         spawn_packets(header, cwd.as_ref().map(String::as_bytes), &argv, &environment)
             .map_err(|error| WireError::new(Code::InvalidParams, error.to_string()))?
     };
-    let pipes = Pipes::make(&input, &daemon.null)
+    let pipes = Pipes::make(&input, daemon)
         .map_err(|error| WireError::new(Code::ResourcePressure, format!("pipes of an exec: {error}")))?;
     let exec = Rc::new(Exec {
         id: ExecId::random(),
@@ -203,6 +204,7 @@ pub fn start(
         LinkError::Gone => WireError::new(Code::SessionNotFound, "the session has just ended"),
         LinkError::Full => WireError::new(Code::ResourcePressure, "the session does not take commands now"),
     })?;
+    prepare(daemon);
     session.trees.borrow_mut().insert(number, Rc::clone(&exec));
     session.running.set(session.running.get() + 1);
     session.commands.set(session.commands.get() + 1);
@@ -216,6 +218,23 @@ pub fn start(
     Ok(exec)
 }
 
+/// The daemon's end, non-blocking, and the command's.
+fn output_pipe() -> std::io::Result<(Tap, OwnedFd)> {
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    Ok((tap(read)?, write))
+}
+
+/// Makes the next exec's pipes while this one's command is being started. Where there is no room for them now,
+/// that exec will say so.
+fn prepare(daemon: &Daemon) {
+    let mut pipes = daemon.pipes.borrow_mut();
+    while pipes.len() < 2
+        && let Ok(pipe) = output_pipe()
+    {
+        pipes.push(pipe);
+    }
+}
+
 struct Pipes {
     stdin: Tap,
     output: [Tap; 2],
@@ -223,19 +242,19 @@ struct Pipes {
 }
 
 impl Pipes {
-    fn make(input: &Input, null: &Rc<OwnedFd>) -> std::io::Result<Self> {
-        let pipe = || nix::unistd::pipe2(OFlag::O_CLOEXEC);
+    fn make(input: &Input, daemon: &Daemon) -> std::io::Result<Self> {
         let (stdin, their_stdin) = if input.mode == StdinMode::Null {
-            (Tap::Closed, Rc::clone(null))
+            (Tap::Closed, Rc::clone(&daemon.null))
         } else {
-            let (read, write) = pipe()?;
+            let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
             (tap(write)?, Rc::new(read))
         };
-        let (stdout, their_stdout) = pipe()?;
-        let (stderr, their_stderr) = pipe()?;
+        let spare = || daemon.pipes.borrow_mut().pop();
+        let (stdout, their_stdout) = spare().map_or_else(output_pipe, Ok)?;
+        let (stderr, their_stderr) = spare().map_or_else(output_pipe, Ok)?;
         Ok(Self {
             stdin,
-            output: [tap(stdout)?, tap(stderr)?],
+            output: [stdout, stderr],
             theirs: vec![their_stdin, Rc::new(their_stdout), Rc::new(their_stderr)],
         })
     }

@@ -42,6 +42,7 @@ struct Init {
     program: OwnedFd,
     plan: SessionPlan,
     limits: Vec<Limit>,
+    nproc_hard: u64,
     trees: BTreeMap<u64, Tree>,
     spare: Vec<Slot>,
     /// Slots whose reapers were sent away and not reaped yet.
@@ -71,16 +72,24 @@ pub fn run(plan: SessionPlan, control: OwnedFd, program: OwnedFd, ids: Option<Ow
             Ok(_) => return failed(Stage::Init, libc::ESRCH),
             Err(error) => return failed(Stage::Init, error.raw_os_error().unwrap_or(libc::EIO)),
         };
-    let limits = plan
-        .rlimits
-        .iter()
-        .map(|limit| Limit { resource: limit.resource, soft: limit.soft, hard: limit.hard })
-        .collect();
+    // Nobody without privilege has more than its parent, so what it may have is known here, once.
+    let bounded = |resource, soft: u64, hard: u64| {
+        let hard = hard.min(process::hard_limit(resource)?);
+        Ok::<_, std::io::Error>(Limit { resource, soft: soft.min(hard), hard })
+    };
+    let limits = plan.rlimits.iter().map(|limit| bounded(limit.resource, limit.soft, limit.hard)).collect();
+    let (limits, nproc_hard) = match (limits, process::hard_limit(libc::RLIMIT_NPROC)) {
+        (Ok(limits), Ok(most)) => (limits, most),
+        (Err(error), _) | (_, Err(error)) => {
+            return failed(Stage::Rlimit, error.raw_os_error().unwrap_or(libc::EIO));
+        }
+    };
     let mut init = Init {
         control,
         program,
         plan,
         limits,
+        nproc_hard,
         trees: BTreeMap::new(),
         spare: Vec::new(),
         leaving: Vec::new(),
@@ -262,6 +271,7 @@ impl Init {
             has_cwd: header.has_cwd,
             want_started: header.want_started,
             program: if header.probe { self.program.as_raw_fd() } else { -1 },
+            nproc_hard: self.nproc_hard,
             nproc: if self.plan.nproc == 0 { u64::MAX } else { u64::from(self.plan.nproc) },
         };
         let [input, output, error] = &pending.descriptors;

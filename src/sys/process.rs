@@ -106,6 +106,17 @@ pub fn set_parent_death_signal(signal: i32) -> io::Result<()> {
     prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong)
 }
 
+/// The calling process's hard limit of a resource (`RLIMIT_*`).
+///
+/// # Errors
+/// `EINVAL` for an unknown resource.
+pub fn hard_limit(resource: u32) -> io::Result<u64> {
+    let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a pointer to a struct of ours; an unknown resource is an error.
+    check(libc::c_long::from(unsafe { libc::getrlimit(resource, &raw mut now) }))?;
+    Ok(now.rlim_max)
+}
+
 /// The name in `ps`, 15 bytes at most.
 pub fn set_name(name: &std::ffi::CStr) {
     // SAFETY: a NUL-terminated string that outlives the call.

@@ -88,7 +88,7 @@ pub enum Event {
     },
 }
 
-/// One limit of the leader.
+/// One limit of the leader. The hard one is no higher than the caller's own.
 #[derive(Clone, Copy)]
 pub struct Limit {
     /// `RLIMIT_*`.
@@ -116,6 +116,8 @@ pub struct Command {
     pub program: i32,
     /// Processes that may be added to those of the host (`RLIMIT_NPROC`), or `u64::MAX`.
     pub nproc: u64,
+    /// The hard limit that the caller has itself.
+    pub nproc_hard: u64,
 }
 
 /// Memory for one exec at a time (two stacks, the shared state, the payload), and the reaper that lives in it.

@@ -77,17 +77,8 @@ fn descriptors(control: &Control) -> i32 {
 }
 
 fn set_limit(resource: u32, soft: u64, hard: u64) -> i32 {
-    let mut now = [0u64; 2];
-    // SAFETY: a pointer to two words of ours, as struct rlimit64 has.
-    let got =
-        unsafe { raw::syscall(libc::SYS_prlimit64, 0, resource as usize, 0, (&raw mut now) as usize, 0) };
-    if got < 0 {
-        return -got as i32;
-    }
-    let [_, most] = now;
-    let hard = if hard < most { hard } else { most };
     let wanted = [if soft < hard { soft } else { hard }, hard];
-    // SAFETY: likewise.
+    // SAFETY: a pointer to two words of ours, as struct rlimit64 has.
     let set = unsafe {
         raw::syscall(libc::SYS_prlimit64, 0, resource as usize, (&raw const wanted) as usize, 0, 0)
     };
@@ -116,7 +107,7 @@ fn limits(control: &Control) -> i32 {
     if got < 0 {
         return -got as i32;
     }
-    let most = u64::from(facts.procs).saturating_add(control.command.nproc);
+    let most = u64::from(facts.procs).saturating_add(control.command.nproc).min(control.command.nproc_hard);
     set_limit(libc::RLIMIT_NPROC, most, most)
 }
 
