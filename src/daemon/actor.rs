@@ -30,9 +30,9 @@ const DRAIN: Duration = Duration::from_millis(250);
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 /// When they are watched anyhow. Watching costs four system calls and more wake-ups than a short command is worth.
 const UNWATCHED: Duration = Duration::from_millis(8);
-/// RLIMIT_CPU counts whole ticks, stolen ones too, and `getrusage(2)` what really ran: by so much, an eighth, the
-/// latter may be short of the limit that was met.
-const CPU_SLACK: u64 = 8;
+/// RLIMIT_CPU counts whole ticks, stolen ones too, and `getrusage(2)` what really ran: by so much, a quarter, the
+/// latter may be short of the limit that was met (a sixth was seen on a host with four times the work it can do).
+const CPU_SLACK: u64 = 4;
 /// Most bytes read of one stream before others have their turn.
 const BATCH: usize = 256 * 1024;
 /// A pipe that gave so much at once was full (its default size, `pipe(7)`),
