@@ -301,31 +301,26 @@ async fn created(slot: &Slot) -> Option<i32> {
 }
 
 async fn ready(link: &Link, slot: &Slot) -> Result<(), WireError> {
-    let failed = |stage: Stage, errno: i32| {
-        let detail = json!({"stage": stage.name(), "errno": errno});
-        match stage {
-            Stage::WorkingDirectory => invalid("working_dir", "not a directory that the session can enter"),
-            Stage::Shell => invalid("shell", "not an executable file of the session"),
-            Stage::HostIds if errno == libc::EAGAIN => {
-                WireError::new(Code::ResourcePressure, "all host ids for sessions are in use")
-            }
-            Stage::Namespaces
-            | Stage::HostIds
-            | Stage::Root
-            | Stage::Network
-            | Stage::Capabilities
-            | Stage::Landlock
-            | Stage::Seccomp => isolation::unmade(stage, errno),
-            _ => WireError::new(
-                Code::InternalError,
-                format!("session not made: {}: errno {errno}", stage.name()),
-            ),
+    let failed = |stage: Stage, errno: i32| match stage {
+        Stage::WorkingDirectory => invalid("working_dir", "not a directory that the session can enter")
+            .with(json!({"field": "working_dir", "errno": errno})),
+        Stage::Shell => invalid("shell", "not an executable file of the session")
+            .with(json!({"field": "shell", "errno": errno})),
+        Stage::HostIds if errno == libc::EAGAIN => {
+            WireError::new(Code::ResourcePressure, "all host ids for sessions are in use")
+                .with(json!({"stage": stage.name(), "errno": errno}))
         }
-        .with(match stage {
-            Stage::WorkingDirectory => json!({"field": "working_dir", "errno": errno}),
-            Stage::Shell => json!({"field": "shell", "errno": errno}),
-            _ => detail,
-        })
+        Stage::Namespaces
+        | Stage::HostIds
+        | Stage::Root
+        | Stage::Network
+        | Stage::Capabilities
+        | Stage::Landlock
+        | Stage::Seccomp => isolation::unmade(stage, errno),
+        _ => {
+            WireError::new(Code::InternalError, format!("session not made: {}: errno {errno}", stage.name()))
+                .with(json!({"stage": stage.name(), "errno": errno}))
+        }
     };
     let mut buffer = [0u8; 128];
     let said = timeout(KILL_BOUND, link.receive(&mut buffer)).await;

@@ -13,6 +13,7 @@ use super::wire::{Code, WireError};
 use crate::evidence::{Observed, Witnessed, judge_user, observe};
 use crate::host;
 use crate::launcher::protocol::{FromInit, PROBE_KEY, SpawnHeader, Stage, spawn_packets};
+use crate::layers::landlock;
 use crate::plan::{Ids, Namespaces, SessionPlan, Workspace};
 use crate::policy::{Found, HostView, Overrides, Policy, Request, ResolveError, View};
 use crate::report::{Demand, Enforcement, Report, Verdict, layer};
@@ -127,15 +128,36 @@ pub async fn plan(
         look: &look,
         is_public: &is_public,
     };
-    let policy = as_far_as_views_go(policy);
-    policy.isolation(request, &host).map_err(|error| match error {
-        ResolveError::Unavailable(layers) => unavailable(layers.into_iter().map(lacking).collect()),
-        other => WireError::new(Code::PolicyDenied, other.to_string()),
-    })
+    let mut short = match as_far_as_views_go(policy).isolation(request, &host) {
+        Ok(plan) => match short_of_landlock(policy, &plan) {
+            None => return Ok(plan),
+            Some(why) => vec![lacking(layer::LANDLOCK, Enforcement::Partial, &why)],
+        },
+        Err(ResolveError::Unavailable(layers)) => {
+            layers.iter().map(|(layer, why)| lacking(layer, Enforcement::None, why)).collect()
+        }
+        Err(other) => return Err(WireError::new(Code::PolicyDenied, other.to_string())),
+    };
+    // By itself it is tried, as only that tells for certain; in a refusal it is named with the others.
+    let root = &policy.filesystem;
+    if root.demand == Demand::Required
+        && root.view == View::Overlay
+        && !short.iter().any(|known| known["layer"] == layer::FILESYSTEM)
+        && let Some(why) = host::missing::overlay()
+    {
+        short.push(lacking(layer::FILESYSTEM, Enforcement::None, &why));
+    }
+    Err(unavailable(json!(short)))
 }
 
-fn lacking((layer, reason): (&str, String)) -> Value {
-    json!({"layer": layer, "requested": Demand::Required, "enforced": Enforcement::None, "reason": reason})
+fn lacking(layer: &str, enforced: Enforcement, reason: &str) -> Value {
+    json!({"layer": layer, "requested": Demand::Required, "enforced": enforced, "reason": reason})
+}
+
+/// Why a required Landlock would be less than it is asked to be.
+fn short_of_landlock(policy: &Policy, plan: &crate::plan::Isolation) -> Option<String> {
+    let planned = plan.landlock.as_ref().filter(|_| policy.landlock.demand == Demand::Required)?;
+    landlock::shortfall(planned, landlock::abi())
 }
 
 /// Where the root is a best effort and overlays are not to be had, the system is shown by read-only binds.

@@ -250,14 +250,10 @@ fn of_landlock(witnessed: &Witnessed, plan: &SessionPlan) -> Finding {
     if room == Some(MOST_DOMAINS) || (room.is_none() && denied == 0) {
         return none(seen, "the probe is in no Landlock domain");
     }
-    let missing = landlock::missing(planned, abi);
-    let Some(last) = missing.last() else {
-        return Finding::of(true, seen, String::new);
-    };
-    let kernel = landlock::since_kernel(last);
-    let reason =
-        format!("this kernel's Landlock has no {}; all of it needs Linux {kernel}", missing.join(", "));
-    Finding { observed: seen, short: Some((Enforcement::Partial, reason)) }
+    match landlock::shortfall(planned, abi) {
+        None => Finding::of(true, seen, String::new),
+        Some(reason) => Finding { observed: seen, short: Some((Enforcement::Partial, reason)) },
+    }
 }
 
 fn seccomp(observed: &Observed, witnessed: &Witnessed, plan: &SessionPlan) -> Finding {

@@ -66,6 +66,14 @@ pub fn since_kernel(feature: &str) -> &'static str {
     FEATURES.iter().find(|(name, ..)| *name == feature).map_or("a newer one", |(.., kernel)| kernel)
 }
 
+/// What `landlock` asks that this ABI cannot do, in words; see [`missing`].
+#[must_use]
+pub fn shortfall(landlock: &plan::Landlock, abi: i32) -> Option<String> {
+    let missing = missing(landlock, abi);
+    let kernel = since_kernel(missing.last()?);
+    Some(format!("this kernel's Landlock has no {}; all of it needs Linux {kernel}", missing.join(", ")))
+}
+
 /// Confines the calling thread, and what it will start, to the plan and to what `also` allows beneath descriptors. Sets
 /// `PR_SET_NO_NEW_PRIVS`. On a kernel without Landlock nothing is done, and the outcome says so.
 ///
