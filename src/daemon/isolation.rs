@@ -211,6 +211,7 @@ pub fn unmade(stage: Stage, errno: i32) -> WireError {
             ),
         ),
         Stage::Landlock => (layer::LANDLOCK, OTHER.to_owned()),
+        Stage::HostIds => (layer::USER, OTHER.to_owned()),
         other => (other.name(), OTHER.to_owned()),
     };
     let reason = format!("{}: {:?}; {remedy}", stage.name(), nix::errno::Errno::from_raw(errno));

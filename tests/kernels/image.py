@@ -42,11 +42,11 @@ def tools():
     files = {
         "/bin/busybox": (0o755, busybox.read_bytes()),
         "/init": (0o755, (HERE / "init").read_bytes()),
-        "/etc/passwd": (0o644, b"root:x:0:0::/:/bin/sh\n"),
+        "/etc/passwd": (0o644, b"root:x:0:0::/:/bin/sh\ncaller:x:1900000501:1900000501::/:/bin/sh\n"),
         "/etc/group": (0o644, b"root:x:0:\n"),
         "/etc/shadow": (0o600, b"root:*:::::::\n"),
-        "/etc/subuid": (0o644, b"1900000501:100000:65536\n"),
-        "/etc/subgid": (0o644, b"1900000501:100000:65536\n"),
+        "/etc/subuid": (0o644, b"caller:100000:65536\n"),
+        "/etc/subgid": (0o644, b"caller:100000:65536\n"),
         "/usr/share/only-here": (0o644, b""),
         "/srv/host-file": (0o644, b"of the host\n"),
     }

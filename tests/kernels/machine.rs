@@ -140,6 +140,15 @@ pub fn possible(off: Option<&str>, by: By) -> BTreeMap<&'static str, &'static st
         ),
         ("seccomp", "full"),
         ("no_new_privs", "full"),
+        // Ids of its own: root's launcher has some to give, an ordinary user's has those that newuidmap maps.
+        (
+            "user",
+            if !is_gone("user") && (by == By::Root || truth("newuidmap") == "1") {
+                "full"
+            } else {
+                "partial"
+            },
+        ),
         // Root's launcher gave up the bounding set; an ordinary user's cannot.
         ("capabilities", if is_gone("user") && by == By::Ordinary { "none" } else { "full" }),
         ("process_tree", if is_gone("pid") { "partial" } else { "full" }),
