@@ -3,6 +3,7 @@
 use super::Daemon;
 use super::config::KILL_BOUND;
 use super::wire::{Code, WireError};
+use crate::host;
 use crate::launcher::protocol::{HostIds, ToLauncher};
 use crate::policy::Policy;
 use crate::report::{Demand, Enforcement, Report, layer};
@@ -34,6 +35,9 @@ pub async fn look(daemon: &Daemon, policy: &Policy) -> Result<Result<(), String>
     if policy.user.ids == 0 || policy.namespaces.user == Demand::Off {
         return Ok(Err("the policy asks for none".into()));
     }
+    if let Some(why) = lacking() {
+        return Ok(Err(why));
+    }
     let known = &daemon.host_ids;
     let said = async {
         loop {
@@ -52,6 +56,18 @@ pub async fn look(daemon: &Daemon, policy: &Policy) -> Result<Result<(), String>
         HostIds::Available => Ok(()),
         why => Err(remedy(why, daemon.config.uid)),
     })
+}
+
+/// What the kernel lacks for it, which is not asked of the launcher: it tries once, and a sysctl may change.
+fn lacking() -> Option<String> {
+    if host::kernel_before(5, 14) {
+        return Some(format!(
+            "evidence of a session with other ids needs Linux 5.14 (/proc/PID/fdinfo), this is {}",
+            host::release()
+        ));
+    }
+    let missing = host::missing::layers().into_iter().find(|(name, _)| *name == layer::NAMESPACE_USER);
+    missing.map(|(_, why)| why)
 }
 
 /// Why there are none, and what an operator can do about it.

@@ -39,6 +39,12 @@ pub fn has_views() -> bool {
     truth("views") == "1"
 }
 
+/// Whether sessions can have ids of their own: root's launcher has some to give, an ordinary user's has those that
+/// newuidmap maps; before Linux 5.14 there would be no evidence of them.
+fn has_ids(by: By) -> bool {
+    truth("kernel") != "5.10" && (by == By::Root || truth("newuidmap") == "1")
+}
+
 /// A policy directory: `soft`, where everything is a best effort, and for each layer one that requires it.
 fn policies(home: &Home, by: By) -> PathBuf {
     let namespaces = |demands: &[&str], demand: &str| {
@@ -140,15 +146,7 @@ pub fn possible(off: Option<&str>, by: By) -> BTreeMap<&'static str, &'static st
         ),
         ("seccomp", "full"),
         ("no_new_privs", "full"),
-        // Ids of its own: root's launcher has some to give, an ordinary user's has those that newuidmap maps.
-        (
-            "user",
-            if !is_gone("user") && (by == By::Root || truth("newuidmap") == "1") {
-                "full"
-            } else {
-                "partial"
-            },
-        ),
+        ("user", if !is_gone("user") && has_ids(by) { "full" } else { "partial" }),
         // Root's launcher gave up the bounding set; an ordinary user's cannot.
         ("capabilities", if is_gone("user") && by == By::Ordinary { "none" } else { "full" }),
         ("process_tree", if is_gone("pid") { "partial" } else { "full" }),
