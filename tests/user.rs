@@ -41,10 +41,24 @@ fn has_range(uid: u32) -> bool {
     trl::host::id_ranges(uid).is_some() && trl::host::id_mapper("newuidmap").is_some()
 }
 
-fn account() -> Arc<Account> {
+/// The user, or nobody where this machine cannot have one.
+fn account() -> Option<Arc<Account>> {
     let mut shared = common::lock(&ACCOUNT);
     if let Some(account) = shared.upgrade() {
-        return account;
+        return Some(account);
+    }
+    let without = |why: &str| {
+        println!("skipped, in part or as a whole: {why}");
+        None
+    };
+    if trl::host::id_mapper("newuidmap").is_none() {
+        return without("newuidmap is not there (package uidmap)");
+    }
+    if is_root() && Command::new("useradd").arg("--help").output().is_err() {
+        return without("useradd is not there (package passwd)");
+    }
+    if !is_root() && !has_range(geteuid().as_raw()) {
+        return without("this user has no range of ids in /etc/subuid and /etc/subgid");
     }
     let account = if is_root() {
         let name = format!("trlids{}", std::process::id());
@@ -57,12 +71,12 @@ fn account() -> Arc<Account> {
     };
     assert!(
         has_range(account.uid),
-        "{} has no range of ids: package uidmap, /etc/subuid, /etc/subgid",
+        "useradd gave {} no range of ids: see SUB_UID_COUNT in login.defs(5)",
         account.name
     );
     let account = Arc::new(account);
     *shared = Arc::downgrade(&account);
-    account
+    Some(account)
 }
 
 impl Drop for Account {
@@ -108,11 +122,10 @@ impl Place {
     }
     /// Those whose user is nobody else's.
     fn of_accounts() -> Vec<Self> {
-        let mut all = vec![Self::of_account()];
-        if is_root() {
-            all.push(Self::new(Kind::RootForAccount, Some(account())));
-        }
-        all
+        let Some(account) = account() else { return Vec::new() };
+        let kinds = [Kind::Account, Kind::RootForAccount];
+        let kinds = kinds.into_iter().filter(|kind| *kind == Kind::Account || is_root());
+        kinds.map(|kind| Self::new(kind, Some(Arc::clone(&account)))).collect()
     }
     fn new(kind: Kind, account: Option<Arc<Account>>) -> Self {
         let by = if kind == Kind::Account { By::Ordinary } else { By::Root };
@@ -123,8 +136,8 @@ impl Place {
         place.write_policies();
         place
     }
-    fn of_account() -> Self {
-        Self::new(Kind::Account, Some(account()))
+    fn of_account() -> Option<Self> {
+        account().map(|account| Self::new(Kind::Account, Some(account)))
     }
     fn write_policies(&self) {
         let directory = self.home.path().join("policies");
@@ -355,7 +368,7 @@ fn ids_run_out_with_a_typed_error_and_come_back() {
 #[test]
 fn two_daemons_of_one_user_give_out_different_ids() {
     let _turn = common::lock(&TURN);
-    let (one, two) = (Place::of_account(), Place::of_account());
+    let (Some(one), Some(two)) = (Place::of_account(), Place::of_account()) else { return };
     let (one, two) = (one.start(), two.start());
     let (mut first, mut second) = (one.connect(), two.connect());
     create(&mut first, "large");
@@ -466,8 +479,7 @@ fn without_a_range_it_is_partial_with_a_remedy_or_refused_where_it_is_required()
     assert!(refused["detail"].to_string().contains("/etc/subuid"), "{refused}");
     assert!(within(Duration::from_secs(5), || daemon.inits().is_empty()));
     // The control: with a range, what is required is there.
-    if is_root() {
-        let place = Place::of_account();
+    if let Some(place) = Place::of_account() {
         let daemon = place.start();
         let mut client = daemon.connect();
         let (_, made) = create(&mut client, "required");
