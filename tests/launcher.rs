@@ -447,6 +447,66 @@ fn a_launcher_of_roots_is_held_to_the_operators_file() {
     }
 }
 
+#[test]
+fn a_launcher_by_file_capabilities_is_held_to_the_operators_file_and_has_none_without_it() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root can give a file capabilities");
+        return;
+    }
+    if std::process::Command::new("setcap").arg("-h").output().is_err() {
+        println!("skipped: setcap is not there (package libcap2-bin)");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("trl-launcher");
+    let run = |program: &str, arguments: &[&str]| {
+        let output = std::process::Command::new(program).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let shown = program.to_str().unwrap().to_owned();
+    run("cp", &[env!("CARGO_BIN_EXE_trl-launcher"), &shown]);
+    run("chmod", &["755", directory.path().to_str().unwrap(), &shown]);
+    run("setcap", &["cap_setuid,cap_setgid,cap_kill=ep", &shown]);
+    // `$0` is the launcher without capabilities: the arguments that follow it are what counts.
+    let start = |name: &str, ceiling: Option<&str>, user: &str| {
+        let put = ceiling.map_or(String::new(), |text| {
+            format!("CEILING='{text}' MODE=644; {}", UNDER_A_CEILING.split("exec").next().unwrap_or_default())
+        });
+        let put = put.trim_end().trim_end_matches("&&").to_owned();
+        let script = format!(
+            "{put}\nexec setpriv --reuid {user} --regid {user} --clear-groups {shown} \"$@\" 3<&0 0</dev/null"
+        );
+        let before = ["--mount", "--propagation", "private", "/bin/sh", "-c", &script];
+        Launcher::spawn(name, "unshare", &before, None, "")
+    };
+    let capabilities = |pid: i32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("CapPrm:\t")).unwrap();
+        u64::from_str_radix(line, 16).unwrap()
+    };
+    let named = "user 1900000700\nuids 1999300000 8\ngids 1999400000 8\n";
+    let launcher = start("caps", Some(named), "1900000700");
+    assert!(launcher.is_ready());
+    let pid = launcher.child.id().cast_signed();
+    assert_eq!(capabilities(pid), 1 << 5 | 1 << 6 | 1 << 7, "CAP_KILL, CAP_SETGID, CAP_SETUID");
+    let (_socket, init) = launcher.session(1);
+    assert_eq!(capabilities(init), 0);
+    let (socket, answer) = launcher.create(2, launcher.ranged(Ids::Range(8)));
+    let FromLauncher::Created { pid: init, .. } = answer else { panic!("{answer:?}") };
+    assert!(matches!(from_init(&socket), Some(FromInit::Ready { .. })));
+    assert_eq!((uid_map(init), capabilities(init)), (vec![1000, 1_999_300_000, 8], 0));
+    launcher.say(&ToLauncher::Kill { session: 2 }, &[]);
+    assert!(matches!(launcher.next(), Some(FromLauncher::Ended { session: 2, .. })));
+    // Nobody else may start it, whatever the arguments say.
+    let foreign = start("foreign", Some(named), "1900000701");
+    assert!(!foreign.hello() || receive_or_end(&foreign.control).is_none());
+    let bare = start("bare", None, "1900000700");
+    assert!(bare.is_ready());
+    assert_eq!(capabilities(bare.child.id().cast_signed()), 0);
+    bare.say(&ToLauncher::Prepare, &[]);
+    assert_eq!(bare.next(), Some(FromLauncher::Prepared { ids: HostIds::NoRange }));
+}
+
 /// Like [`receive`], of one that may end without reading what was sent.
 fn receive_or_end(socket: &OwnedFd) -> Option<Vec<u8>> {
     let mut buffer = vec![0; 65536];

@@ -15,6 +15,7 @@
 pub mod attacks;
 pub mod ceiling;
 pub mod init;
+mod nursery;
 mod outer;
 pub mod probe;
 pub mod protocol;

@@ -139,6 +139,9 @@ fn user(plan: &SessionPlan) -> io::Result<()> {
         nix::unistd::setgroups(&[])?;
         nix::unistd::setresgid(gid, gid, gid)?;
         nix::unistd::setresuid(uid, uid, uid)?;
+    } else {
+        // Of a launcher with file capabilities.
+        capabilities::drop_own()?;
     }
     let (users, groups) = (nix::unistd::getresuid()?, nix::unistd::getresgid()?);
     let as_planned = [users.real, users.effective, users.saved] == [uid; 3]
