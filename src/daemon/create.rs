@@ -145,6 +145,7 @@ async fn admit(call: &Call, params: Node) -> Result<Value, WireError> {
     let policy =
         isolation::resolve(daemon, params.policy.as_deref().unwrap_or(&daemon.config.default_policy))?;
     let digest = policy.digest();
+    let is_limited = params.limits.is_some();
     let policy = limits::narrowed(policy, params.limits, daemon.config.clients_operate)?;
     if let Some(working_dir) = &params.working_dir {
         absolute("working_dir", working_dir)?;
@@ -169,9 +170,11 @@ async fn admit(call: &Call, params: Node) -> Result<Value, WireError> {
         rlimits: policy.rlimits(),
         isolation: isolated,
     };
+    let limited_digest = if is_limited { policy.digest() } else { digest.clone() };
     let place = Place::take(call)?;
     let (number, link, slot, judged) =
-        launch(daemon, plan, &Named { limited: &policy, digest: &digest }).await?;
+        launch(daemon, plan, &Named { limited: &policy, digest: &digest, limited_digest: &limited_digest })
+            .await?;
     let unmade = |error| {
         daemon.tell_launcher(&ToLauncher::Kill { session: number });
         error

@@ -71,6 +71,8 @@ pub struct Named<'a> {
     pub limited: &'a Policy,
     /// The digest without them, by which clients know it.
     pub digest: &'a str,
+    /// The digest with them.
+    pub limited_digest: &'a str,
 }
 
 /// The policy of that name under the operator's limits.
@@ -253,7 +255,7 @@ pub async fn judge(
 ) -> Result<Judged, WireError> {
     let workspace = plan.isolation.root.as_ref().and_then(|root| root.workspace.clone());
     let is_hosts = workspace.as_ref().is_some_and(|workspace| !workspace.source.is_empty());
-    let key = (policy.limited.digest(), working_dir(plan), workspace);
+    let key = (policy.limited_digest.to_owned(), working_dir(plan), workspace);
     let digest = policy.digest.to_owned();
     let policy = policy.limited;
     let ranged = plan.isolation.ids != Ids::Own;
