@@ -1,5 +1,6 @@
 //! A daemon of the benchmark's own, a client, and the arithmetic of rows.
 
+use base64::Engine;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -28,6 +29,19 @@ impl Client {
     pub fn session(&mut self) -> String {
         let data = self.call("session.create", &json!({"policy": self.policy}));
         data["session_id"].as_str().unwrap().to_owned()
+    }
+
+    /// Brings a program to where the session sees it; its path there. Under `l1` that is where it lies.
+    pub fn place(&mut self, session: &str, program: &str) -> String {
+        if self.policy == "l1" {
+            return program.to_owned();
+        }
+        let content = base64::engine::general_purpose::STANDARD.encode(std::fs::read(program).unwrap());
+        let params = json!({"session_id": session, "command": "cat > program && chmod 755 program && pwd",
+            "stdin": content, "stdin_encoding": "base64"});
+        let outcome = self.call("exec.run", &params);
+        assert_eq!(outcome["exit_code"], 0, "{outcome}");
+        format!("{}/program", outcome["stdout"].as_str().unwrap().trim_end())
     }
 
     pub fn destroy(&mut self, session: &str) {

@@ -14,8 +14,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-fn execs(client: &mut Client, session: &str, program: &str, name: &str, rounds: usize) {
-    let params = json!({"session_id": session, "argv": [program]});
+fn execs(client: &mut Client, session: &str, program: &str, placed: &str, name: &str, rounds: usize) {
+    let params = json!({"session_id": session, "argv": [placed]});
     let (mut ours, mut floor) = (Vec::new(), Vec::new());
     for round in 0..rounds + 50 {
         let a = timed(|| {
@@ -66,7 +66,8 @@ fn throughput(daemon: &Daemon, program: &str, rounds: usize) {
     let clients: Vec<_> = (0..4)
         .map(|_| {
             let mut client = daemon.connect();
-            let params = json!({"session_id": client.session(), "argv": [program]});
+            let session = client.session();
+            let params = json!({"session_id": session, "argv": [client.place(&session, program)]});
             std::sync::Mutex::new((client, params))
         })
         .collect();
@@ -185,14 +186,14 @@ fn peers(client: &mut Client, session: &str, rounds: usize) {
     for _ in 0..rounds {
         exec.push(timed(|| drop(client.call("exec.run", &params))));
         let mut trl = Command::new(env!("CARGO_BIN_EXE_trl"));
-        run.push(timed(|| wait_for(trl.args(["run", "--", "/bin/true"]))));
+        run.push(timed(|| wait_for(trl.args(["run", "--workspace", "none", "--", "/bin/true"]))));
         bwrap.push(timed(|| wait_for(Command::new("bwrap").args(BWRAP))));
         floor.push(timed(|| spawn_and_wait("/bin/true")));
     }
     row("bwrap, /bin/true", &bwrap, "spawn", &floor);
     row("exec.run, /bin/true", &exec, "bwrap", &bwrap);
-    // `run` takes the daemon's default policy, not this run's.
-    row("trl run (default policy), /bin/true", &run, "bwrap", &bwrap);
+    // `run` takes the policy `default`, not this run's.
+    row("trl run --workspace none, /bin/true", &run, "bwrap", &bwrap);
 }
 
 fn main() {
@@ -218,8 +219,9 @@ fn main() {
     let session = client.session();
     println!("policy {policy}");
     if wanted("exec") {
-        execs(&mut client, &session, noop, "exec.run, static no-op", rounds);
-        execs(&mut client, &session, "/bin/true", "exec.run, /bin/true", rounds / 3);
+        let placed = client.place(&session, noop);
+        execs(&mut client, &session, noop, &placed, "exec.run, static no-op", rounds);
+        execs(&mut client, &session, "/bin/true", "/bin/true", "exec.run, /bin/true", rounds / 3);
     }
     if wanted("create") {
         creates(&mut client, "at once", Duration::ZERO, rounds / 3);
