@@ -3,16 +3,13 @@
 
 use super::args::Place;
 use super::show::Failure;
-use super::user::{self, Account};
+use super::user::Account;
 use crate::policy::{Policy, WorkspaceMode};
 use crate::report::Demand;
 use nix::unistd::{AccessFlags, access};
 use serde_json::{Value, json};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-
-/// `nobody`: whose files are everybody's is nobody to become.
-const NOBODY: u32 = 65_534;
 
 /// What `session.create` is asked for.
 #[derive(Debug, PartialEq)]
@@ -29,20 +26,6 @@ pub struct Chosen {
 #[must_use]
 pub fn is_rooted(policy: &Policy) -> bool {
     policy.filesystem.demand != Demand::Off
-}
-
-/// Whom root becomes to work in a directory: its owner, if the session is to write there and that is an ordinary
-/// user. Nobody else but root could.
-#[must_use]
-pub fn owner(policy: &Policy, asked: Option<Place>, directory: Option<&Path>) -> Option<String> {
-    let may_write = is_rooted(policy) && policy.workspace.mode == WorkspaceMode::Host;
-    if !may_write || !matches!(asked, None | Some(Place::Rw)) {
-        return None;
-    }
-    let directory = directory.filter(|directory| is_workable(policy, directory).is_ok())?;
-    let uid = std::fs::metadata(directory).ok()?.uid();
-    let name = uid.to_string();
-    (uid != NOBODY && user::named(Some(&name), true).is_ok()).then_some(name)
 }
 
 fn is_workable(policy: &Policy, directory: &Path) -> Result<(), String> {
@@ -133,9 +116,11 @@ fn best(policy: &Policy, directory: Option<&Path>, account: Account) -> (Place, 
         return (Place::Ro, Some(format!("{shown} is only read, as the policy {name} says")));
     }
     if !may(directory, AccessFlags::W_OK, account) {
+        let who = std::fs::metadata(directory).map_or(0, |found| found.uid());
+        let named = if who == 0 { "NAME".to_owned() } else { who.to_string() };
         let note = format!(
             "{shown} is only read: uid {uid}, whom the session has, cannot write there, and no command runs as \
-             root; give it to a user, name one by --user, or use --workspace overlay"
+             root; name a user who can (--user {named}), or use --workspace overlay"
         );
         return (Place::Ro, Some(note));
     }

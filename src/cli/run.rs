@@ -7,7 +7,7 @@ use super::exec::{self, Start};
 use super::place;
 use super::serve::{host, own_files, start_log};
 use super::show::{self, Failure};
-use super::{args::BootArgs, policy, session, user};
+use super::{args::BootArgs, policy, session};
 use crate::daemon::config::Config;
 use crate::daemon::workspace::Workspaces;
 use crate::error::SysError;
@@ -60,17 +60,7 @@ fn alone(
     let policy = policies.get(&own.policy).cloned().ok_or_else(|| Failure::text("the policy is gone"))?;
     let (extra_read_only, extra_writable) = (paths("--ro", &own.ro)?, paths("--rw", &own.rw)?);
     let limits = session::limits(&own.limits)?;
-    let mut boot_args = boot_args.clone();
-    if user::is_root() && boot_args.user.is_none() {
-        boot_args.user = place::owner(&policy, own.workspace, directory.as_deref());
-        if let (Some(uid), Some(directory)) = (&boot_args.user, &directory) {
-            show::note(&format!(
-                "root runs no commands: uid {uid} does, who owns {} (--user names another)",
-                directory.display()
-            ));
-        }
-    }
-    let mut files = own_files(&boot_args, own.policy_dir.as_deref());
+    let mut files = own_files(boot_args, own.policy_dir.as_deref());
     let (mut watched, asked_workspace) = (Vec::new(), std::cell::OnceCell::new());
     let settings = |config: &mut Config, place: &Place<'_>| {
         files.push(place.directory.to_path_buf());
@@ -93,7 +83,7 @@ fn alone(
         asked_workspace.set(chosen.workspace).ok();
         Ok(())
     };
-    let code = with_daemon(&boot_args, settings, |place| {
+    let code = with_daemon(boot_args, settings, |place| {
         let workspace = asked_workspace.get().cloned().unwrap_or_default();
         let asked = Asked { workspace, limits, directory: directory.clone(), cwd: exec.cwd.as_deref() };
         in_session(place.socket, &asked, (argv, env, exec.timeout), json)
