@@ -161,9 +161,12 @@ impl Place {
         self.start_with(&[])
     }
     fn start_with(&self, more: &[&str]) -> Daemon {
+        self.home.start_command(self.command(more))
+    }
+    fn command(&self, more: &[&str]) -> Command {
         let directory = self.home.path().join("policies");
         let policies = [&["--policy-dir", directory.to_str().unwrap()], more].concat();
-        let command = match (self.kind, &self.account) {
+        match (self.kind, &self.account) {
             (Kind::Account, Some(account)) if is_root() => {
                 let mut command = self.home.serve(&policies);
                 command.uid(account.uid).gid(account.uid);
@@ -175,8 +178,7 @@ impl Place {
                 command
             }
             _ => self.home.serve(&policies),
-        };
-        self.home.start_command(command)
+        }
     }
 }
 
@@ -486,6 +488,30 @@ fn without_a_range_it_is_partial_with_a_remedy_or_refused_where_it_is_required()
         assert_eq!(user_layer(&made)["enforced"], "full");
         client.ok("session.create", json!({"policy": "default", "require": ["user"]}));
     }
+}
+
+#[test]
+fn under_no_new_privs_newuidmap_gains_nothing_and_the_report_says_so() {
+    let _turn = common::lock(&TURN);
+    let Some(place) = Place::of_account() else { return };
+    // Installed with privilege in one way or the other: it maps for who starts it freely, and for nobody else.
+    let plain = place.command(&[]);
+    let mut command = Command::new("setpriv");
+    command.arg("--no-new-privs").arg(plain.get_program()).args(plain.get_args());
+    command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").current_dir("/");
+    if is_root() {
+        let uid = place.account.as_ref().unwrap().uid;
+        command.uid(uid).gid(uid);
+    }
+    let daemon = place.home.start_command(command);
+    let mut client = daemon.connect();
+    let (session, made) = create(&mut client, "default");
+    let layer = user_layer(&made);
+    assert_eq!(layer["enforced"], "partial", "{layer}");
+    assert!(layer["reason"].as_str().unwrap().contains("no_new_privs"), "{layer}");
+    assert_eq!(status(daemon.inits()[0], "Uid")[0], status(daemon.pid(), "Uid")[0]);
+    end(&mut client, &session);
+    assert_eq!(client.code("session.create", json!({"policy": "required"})), "ISOLATION_UNAVAILABLE");
 }
 
 #[test]

@@ -158,7 +158,12 @@ fn what_a_policy_gives_away_is_seen() {
             &["connect to the host's loopback", "find an interface beside the loopback"],
         ),
         ("keys", "[seccomp]\nallow = [\"add_key\", \"vmsplice\"]\n", &["vmsplice", "add a key"]),
-        ("shared", "[namespaces]\nipc = \"off\"\n", &["find the host's System V shared memory"]),
+        // With ids of its own the segment would be closed to it, which is the daemon's user's.
+        (
+            "shared",
+            "[namespaces]\nipc = \"off\"\n[user]\nids = 0\n",
+            &["find the host's System V shared memory"],
+        ),
         ("second", "[landlock]\ndemand = \"off\"\nscoped = false\nexecute = []\n", &[]),
         // Less than `default` is no more than it.
         ("nowhere", "[workspace]\nmode = \"none\"\nprotect = []\n", &[]),
