@@ -101,7 +101,7 @@ fn each_layer_is_got_or_refused_or_said_to_lack() {
         let mut client = daemon.connect();
         let can = possible(None, *by);
         for (layer, enforced) in &can {
-            let name = layer.trim_start_matches("namespace.");
+            let name = if *layer == "user" { "ids" } else { layer.trim_start_matches("namespace.") };
             let policy = format!("hard-{name}");
             if !daemon.home.path().join(format!("policies/{policy}.toml")).exists() {
                 continue;

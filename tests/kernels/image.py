@@ -29,7 +29,7 @@ def build(directory):
             programs[message["target"]["name"]] = pathlib.Path(message["executable"])
     files = {}
     for name, path in programs.items():
-        stripped = directory / name
+        stripped = directory / f"{name}.stripped"
         call(["strip", "-o", stripped, path], BUILD_BOUND)
         files["/tests" if name == "kernels" else str(path)] = (0o755, stripped.read_bytes())
     names = call([programs["kernels"], "--list", "--ignored", "--format=terse"], BUILD_BOUND)

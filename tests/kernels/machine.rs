@@ -62,6 +62,11 @@ fn policies(home: &Home, by: By) -> PathBuf {
             "default",
             "[filesystem]\nview = \"bind\"\n[landlock]\ndemand = \"best_effort\"\n".into(),
         ),
+        (
+            "hard-ids".to_owned(),
+            "soft",
+            namespaces(&["user"], "required") + "[user]\ndemand = \"required\"\n",
+        ),
         ("hard-landlock".to_owned(), "soft", "[landlock]\ndemand = \"required\"\n".to_owned()),
         ("hard-seccomp".to_owned(), "soft", "[seccomp]\ndemand = \"required\"\n".to_owned()),
         (
@@ -159,6 +164,8 @@ pub fn remedy(layer: &str) -> &'static str {
         "landlock" if truth("kernel") == "5.10" => "Landlock needs Linux 5.13, this is 5.10",
         "landlock" if landlock() == 0 => "add `landlock` to lsm=",
         "landlock" => "all of it needs Linux 6.12",
+        "user" if truth("kernel") == "5.10" => "needs Linux 5.14 (/proc/PID/fdinfo), this is 5.10",
+        "user" => "newuidmap and newgidmap are not there: install the package uidmap",
         "filesystem" if truth("kernel") == "5.10" => {
             "overlayfs in user namespaces needs Linux 5.11, this is 5.10"
         }
