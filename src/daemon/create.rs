@@ -321,7 +321,11 @@ async fn ready(link: &Link, slot: &Slot) -> Result<(), WireError> {
         | Stage::Landlock
         | Stage::Seccomp => isolation::unmade(stage, errno),
         _ => {
-            WireError::new(Code::InternalError, format!("session not made: {}: errno {errno}", stage.name()))
+            let remedy = isolation::exhausted(errno);
+            let code = if remedy.is_some() { Code::ResourcePressure } else { Code::InternalError };
+            let why = nix::errno::Errno::from_raw(errno);
+            let more = remedy.map_or_else(String::new, |remedy| format!("; {remedy}"));
+            WireError::new(code, format!("session not made: {}: {why:?}{more}", stage.name()))
                 .with(json!({"stage": stage.name(), "errno": errno}))
         }
     };

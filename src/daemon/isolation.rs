@@ -216,9 +216,29 @@ pub fn unmade(stage: Stage, errno: i32) -> WireError {
         Stage::HostIds => (layer::USER, OTHER.to_owned()),
         other => (other.name(), OTHER.to_owned()),
     };
+    // Of namespaces ENOSPC is a limit that the remedy names.
+    let remedy = exhausted(errno).map_or(remedy, str::to_owned);
     let reason = format!("{}: {:?}; {remedy}", stage.name(), nix::errno::Errno::from_raw(errno));
     unavailable(json!([{"layer": name, "requested": Demand::Required, "enforced": Enforcement::None,
         "errno": errno, "reason": reason}]))
+}
+
+/// What to do about an errno that tells of something used up.
+#[must_use]
+pub fn exhausted(errno: i32) -> Option<&'static str> {
+    match errno {
+        libc::EAGAIN => Some(
+            "raise the limit of processes of whoever starts the daemon (ulimit -u, LimitNPROC=, TasksMax=)",
+        ),
+        libc::EMFILE | libc::ENFILE => {
+            Some("raise the limit of open files of whoever starts the daemon (ulimit -n, LimitNOFILE=)")
+        }
+        libc::ENOMEM => Some("the host has no memory left for it"),
+        libc::EFBIG => Some(
+            "a file of filesystem.copy is larger than 1 MiB, or whoever starts the daemon may write no such file (ulimit -f)",
+        ),
+        _ => None,
+    }
 }
 
 /// What there is to say of a step that should not fail.
