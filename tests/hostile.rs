@@ -211,8 +211,7 @@ impl Pong for Client {
 
 #[test]
 fn keys_of_one_principal_do_not_push_out_anothers() {
-    if !is_root() {
-        eprintln!("needs two users: run as root");
+    if !needs_root("two users are in it") {
         return;
     }
     let daemon = Daemon::ordinary();
@@ -229,8 +228,7 @@ fn keys_of_one_principal_do_not_push_out_anothers() {
 
 #[test]
 fn an_expired_exec_is_unknown_to_another_principal() {
-    if !is_root() {
-        eprintln!("needs two users: run as root");
+    if !needs_root("two users are in it") {
         return;
     }
     let daemon = Daemon::ordinary();
@@ -333,8 +331,7 @@ fn what_a_workload_plants_in_place_of_the_keys_is_replaced() {
 
 #[test]
 fn a_root_daemon_does_not_use_a_directory_of_an_earlier_uid() {
-    if !is_root() {
-        eprintln!("needs root");
+    if !needs_root("a daemon of root's is in it") {
         return;
     }
     let home = Home::new(By::Root);
@@ -407,8 +404,7 @@ fn copies_in_memory(pid: i32, needle: &[u8]) -> usize {
 
 #[test]
 fn the_runtime_scope_is_in_the_daemons_memory_once() {
-    if !is_root() {
-        eprintln!("needs root: nobody else may read a daemon's memory");
+    if !needs_root("nobody else may read a daemon's memory") {
         return;
     }
     let home = Home::new(By::Ordinary);

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{By, Client, Daemon, Home, is_root, marked, new_mark, pause, signal, within};
+use common::{By, Client, Daemon, Home, marked, needs_root, new_mark, pause, signal, within};
 use nix::sys::signal::Signal::{SIGCONT, SIGKILL, SIGSTOP};
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -264,7 +264,7 @@ fn asks_as_another_user() {
 
 #[test]
 fn a_session_of_another_user_does_not_exist() {
-    if !is_root() {
+    if !needs_root("two users are in it") {
         return;
     }
     use std::os::unix::process::CommandExt;

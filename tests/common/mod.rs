@@ -27,6 +27,17 @@ pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
+/// What only root can try: false for anybody else, who is told so. CI runs every test as root as well.
+pub fn needs_root(why: &str) -> bool {
+    if !is_root() {
+        let test = std::thread::current().name().unwrap_or_default().to_owned();
+        // Not by a macro, whose output is kept from whoever runs the tests.
+        let line = format!("NOT TESTED: {test}: needs root: {why}\n");
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+    }
+    is_root()
+}
+
 /// Who starts the daemon.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum By {
