@@ -200,7 +200,7 @@ async fn admit(call: &Call, params: Node) -> Result<Value, WireError> {
         max_running: policy.max_running_execs as usize,
         cpu_seconds: policy.rlimits.cpu_s,
         isolation: Rc::clone(&judged.isolation),
-        report: Rc::clone(&judged.json),
+        report: judged.json.to_string().into_boxed_str(),
         workspace,
         created_at: SystemTime::now(),
         idle_timeout: seconds(params.idle_timeout_s, daemon.config.idle_timeout),
@@ -235,7 +235,7 @@ async fn admit(call: &Call, params: Node) -> Result<Value, WireError> {
         "policy": session.isolation.policy,
         "policy_digest": session.isolation.digest,
         "workspace": session.workspace,
-        "isolation": *session.report,
+        "isolation": judged.json,
     }))
 }
 

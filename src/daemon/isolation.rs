@@ -36,7 +36,7 @@ pub struct Judged {
     /// For `session.create` and `session.info`.
     pub report: Rc<Report>,
     /// The same as JSON.
-    pub json: Rc<Value>,
+    pub json: Value,
 }
 
 /// Most reports that are kept.
@@ -316,7 +316,7 @@ pub async fn judge(
     if !short.is_empty() {
         return Err(unavailable(json!(short)));
     }
-    let json = Rc::new(serde_json::to_value(&*report).unwrap_or_default());
+    let json = serde_json::to_value(&*report).unwrap_or_default();
     let verdict = if report.verdict == Verdict::Enforced { "enforced" } else { "degraded" };
     let isolation = Rc::new(Isolation { verdict, policy: policy.name.clone(), digest });
     Ok(Judged { isolation, report, json })

@@ -46,8 +46,8 @@ pub struct Session {
     pub cpu_seconds: u64,
     /// What outcomes say of the sandbox.
     pub isolation: Rc<Isolation>,
-    /// The report.
-    pub report: Rc<serde_json::Value>,
+    /// The report as JSON text: as a tree it is ten times that.
+    pub report: Box<str>,
     /// Its workspace, as clients are told of it.
     pub workspace: serde_json::Value,
     /// When it was made.
@@ -153,7 +153,7 @@ impl Session {
             "usage": {"cpu_user_us": user_us, "cpu_system_us": system_us},
         });
         if with_isolation {
-            info["isolation"] = (*self.report).clone();
+            info["isolation"] = serde_json::from_str(&self.report).unwrap_or_default();
         }
         info
     }
