@@ -320,13 +320,13 @@ impl Actor {
         }
         let message =
             ToInit::Signal { request: 0, exec: self.exec.number, signal: stop.signal, target: Target::Tree };
-        self.exec.link.tell(message.encode());
+        self.exec.tell(message.encode());
         self.phase = Phase::Terminating { until: now + stop.grace };
     }
 
     fn kill(&mut self, now: Instant) {
         self.watch = true;
-        self.exec.link.tell(ToInit::Kill { exec: self.exec.number }.encode());
+        self.exec.tell(ToInit::Kill { exec: self.exec.number }.encode());
         self.phase = Phase::Killing { until: now + KILL_BOUND };
     }
 

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Notify;
 
@@ -190,8 +190,8 @@ pub struct Exec {
     pub rules: Rules,
     /// What the outcome says of the sandbox.
     pub isolation: Rc<Isolation>,
-    /// The session's init.
-    pub link: Rc<Link>,
+    /// The session's init, as long as there is a session.
+    pub link: Weak<Link>,
     /// For the actor.
     pub inbox: RefCell<Inbox>,
     /// Wakes the actor.
@@ -283,6 +283,13 @@ struct IsolationView<'a> {
 }
 
 impl Exec {
+    /// Tells the session's init; where the session has ended, there is none to be told.
+    pub fn tell(&self, packet: Vec<u8>) {
+        if let Some(link) = self.link.upgrade() {
+            link.tell(packet);
+        }
+    }
+
     /// Whether it has ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {

@@ -300,7 +300,7 @@ async fn cancel(call: &Call, params: &CancelParams) -> Result<Reply, WireError> 
         && session.trees.borrow().contains_key(&exec.number)
     {
         // What outlived its leader is ended too.
-        exec.link.tell(ToInit::Kill { exec: exec.number }.encode());
+        exec.tell(ToInit::Kill { exec: exec.number }.encode());
         let gone = async {
             loop {
                 let progressed = exec.progressed.notified();

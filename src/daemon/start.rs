@@ -178,7 +178,7 @@ pub fn start(
         output: RefCell::new([Ring::new(rules.max_output), Ring::new(rules.max_output)]),
         rules,
         isolation: Rc::clone(&session.isolation),
-        link: Rc::clone(&session.link),
+        link: Rc::downgrade(&session.link),
         inbox: RefCell::new(Inbox::default()),
         wake: Notify::new(),
         changed: Notify::new(),

@@ -127,7 +127,7 @@ impl Init {
             }
             let received = match socket::receive(self.control.as_fd(), &mut buffer) {
                 Ok(None) => continue,
-                Ok(Some(received)) if received.length > 0 => received,
+                Ok(Some(received)) if received.length > 0 && !received.cut => received,
                 _ => return self.destroy(),
             };
             let end = received.length;

@@ -155,6 +155,12 @@ impl Launcher {
                 _ => return self.end(),
             };
             let in_order = match ToLauncher::decode(&buffer[..received.length]) {
+                // Not its daemon's fault: the one session is refused.
+                Ok(ToLauncher::Create { session, .. }) if received.cut && self.mark.is_some() => {
+                    let (stage, errno) = (Stage::Descriptors, libc::EMFILE);
+                    self.say(&FromLauncher::CreateFailed { session, stage, errno });
+                    true
+                }
                 Ok(message) => self.handle(message, received.descriptors),
                 Err(_) => false,
             };

@@ -59,7 +59,7 @@ impl Nursery {
             }
             let received = match socket::receive(control.as_fd(), &mut buffer) {
                 Ok(None) => continue,
-                Ok(Some(received)) if received.length > 0 => received,
+                Ok(Some(received)) if received.length > 0 && !received.cut => received,
                 _ => return 0,
             };
             let Some((used, packet)) = buffer[..received.length].split_first_chunk::<4>() else { return 1 };

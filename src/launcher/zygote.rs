@@ -164,7 +164,7 @@ impl Zygote {
             return Err(gone());
         }
         let mut received = match socket::receive(self.control.as_fd(), &mut buffer)? {
-            Some(received) if received.length > 0 => received,
+            Some(received) if received.length > 0 && !received.cut => received,
             _ => return Err(gone()),
         };
         let bad = || io::Error::from_raw_os_error(libc::EBADMSG);

@@ -42,12 +42,14 @@ pub struct Received {
     pub length: usize,
     /// Descriptors that came with it, close-on-exec.
     pub descriptors: Vec<OwnedFd>,
+    /// Whether there was no room for all of them, as where this process may have no more (`RLIMIT_NOFILE`).
+    pub cut: bool,
 }
 
 /// Receives one packet without blocking; `None` if there is none.
 ///
 /// # Errors
-/// `EMSGSIZE` for a packet or a list of descriptors that does not fit, and the kernel's.
+/// `EMSGSIZE` for a packet that does not fit, and the kernel's.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<Received>> {
     let mut space = nix::cmsg_space!([RawFd; 4]);
     let mut parts = [IoSliceMut::new(buffer)];
@@ -57,7 +59,10 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<R
         Err(errno) => Err(errno.into()),
         Ok(message) => {
             let mut descriptors = Vec::new();
-            for control in message.cmsgs()? {
+            let cut = message.flags.contains(MsgFlags::MSG_CTRUNC);
+            // Of one descriptor for which there was no room none is here. Of several, who is cut short ends.
+            let controls = if cut { None } else { Some(message.cmsgs()?) };
+            for control in controls.into_iter().flatten() {
                 if let ControlMessageOwned::ScmRights(rights) = control {
                     for descriptor in rights {
                         // SAFETY: the kernel just installed it for us, and nobody else knows it.
@@ -65,10 +70,10 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<R
                     }
                 }
             }
-            if message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
+            if message.flags.contains(MsgFlags::MSG_TRUNC) {
                 return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
             }
-            Ok(Some(Received { length: message.bytes, descriptors }))
+            Ok(Some(Received { length: message.bytes, descriptors, cut }))
         }
     }
 }
