@@ -3,12 +3,10 @@
 //! The daemon does this to a probe process, started as every command of the session is: who looks is not who
 //! applied. Of the environment only the keys leave this file.
 
-mod codec;
 mod isolation;
 mod judge;
 mod witness;
 
-pub use codec::MAX_ENCODED;
 pub use judge::{judge, judge_user};
 pub use witness::Witnessed;
 
