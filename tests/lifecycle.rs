@@ -217,6 +217,25 @@ fn two_thousand_commands_leave_no_descriptor_behind() {
 }
 
 #[test]
+fn a_command_ignores_no_signal_that_its_daemon_was_started_to_ignore() {
+    for by in common::ways() {
+        let home = Home::new(*by);
+        let serve = home.serve(&[]);
+        let mut command = home.shell("trap '' HUP INT QUIT PIPE USR1 CHLD; exec \"$0\" \"$@\"");
+        command.arg(serve.get_program()).args(serve.get_args());
+        let daemon = home.start_command(command);
+        let mut client = daemon.connect();
+        for policy in ["l1", "default"] {
+            let session = client.session(json!({"policy": policy}));
+            let outcome =
+                client.run(&session, "grep SigIgn: /proc/self/status; kill -QUIT $$; echo on", json!({}));
+            assert_eq!(outcome["stdout"], "SigIgn:\t0000000000000000\n", "{policy} {by:?}: {outcome}");
+            assert_eq!(outcome["end"]["signal"], "SIGQUIT", "{policy} {by:?}: {outcome}");
+        }
+    }
+}
+
+#[test]
 fn an_idle_session_ends_and_a_busy_one_does_not() {
     let daemon = Daemon::ordinary();
     let mut client = daemon.connect();

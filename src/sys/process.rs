@@ -123,8 +123,9 @@ pub fn set_name(name: &std::ffi::CStr) {
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
 }
 
-/// Blocks every signal and yields a descriptor that reports SIGCHLD and SIGTERM. SIGPIPE gets its default
-/// back, so that commands do not inherit an ignored one.
+/// Blocks every signal and yields a descriptor that reports SIGCHLD and SIGTERM. Every signal gets its default
+/// back: commands would inherit an ignored one, as SIGINT and SIGQUIT are where a shell started the daemon in the
+/// background.
 ///
 /// # Errors
 /// The kernel's.
@@ -137,7 +138,10 @@ pub fn signal_descriptor() -> io::Result<OwnedFd> {
         libc::sigemptyset(&raw mut wanted);
         libc::sigaddset(&raw mut wanted, libc::SIGCHLD);
         libc::sigaddset(&raw mut wanted, libc::SIGTERM);
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        for number in 1..=64 {
+            // Those of SIGKILL, SIGSTOP and the C library's own cannot be changed.
+            libc::signal(number, libc::SIG_DFL);
+        }
         libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
         let descriptor = libc::signalfd(-1, &raw const wanted, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
         check(libc::c_long::from(descriptor))?;
