@@ -130,7 +130,8 @@ pub fn set_name(name: &std::ffi::CStr) {
 /// # Errors
 /// The kernel's.
 pub fn signal_descriptor() -> io::Result<OwnedFd> {
-    // SAFETY: the sets are initialised by sigfillset and sigemptyset before use; the handlers are the default.
+    // SAFETY: the sets are initialised by sigfillset and sigemptyset before use; the kernel's sigaction has three or four
+    // words, by the architecture, and is only read.
     unsafe {
         let mut all: libc::sigset_t = std::mem::zeroed();
         let mut wanted: libc::sigset_t = std::mem::zeroed();
@@ -138,9 +139,12 @@ pub fn signal_descriptor() -> io::Result<OwnedFd> {
         libc::sigemptyset(&raw mut wanted);
         libc::sigaddset(&raw mut wanted, libc::SIGCHLD);
         libc::sigaddset(&raw mut wanted, libc::SIGTERM);
+        // By the kernel's own call, since the C library hides two of them. All zeroes is SIG_DFL; SIGKILL and SIGSTOP
+        // are refused, and have it anyway.
+        let default = [0u64; 4];
         for number in 1..=64 {
-            // Those of SIGKILL, SIGSTOP and the C library's own cannot be changed.
-            libc::signal(number, libc::SIG_DFL);
+            let none = std::ptr::null::<u64>();
+            libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), none, size_of::<u64>());
         }
         libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
         let descriptor = libc::signalfd(-1, &raw const wanted, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
