@@ -1,5 +1,5 @@
 //! Speaks the launcher's and the init's protocol to the real launcher, as a daemon would and as none would.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -416,6 +416,93 @@ fn host_ids_are_the_launchers_to_give_and_never_more_than_its_range() {
     }
 }
 
+/// A copy of a descriptor of another process, as whoever may trace that process can have it.
+fn taken(pid: i32, descriptor: i32) -> std::io::Result<OwnedFd> {
+    use std::os::fd::FromRawFd;
+    let handle = trl::sys::process::pidfd_open(pid)?;
+    // SAFETY: numbers only; what comes back is a descriptor that the kernel just made.
+    let copy = unsafe { libc::syscall(libc::SYS_pidfd_getfd, handle.as_raw_fd(), descriptor, 0) };
+    if copy < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: see above.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy as i32) })
+}
+
+#[test]
+fn what_a_zygote_says_has_nobody_ended_but_what_it_made() {
+    let launcher = Launcher::start("forged");
+    let (socket, answer) = launcher.create(1, launcher.ranged(Ids::Own));
+    let FromLauncher::Created { pid: init, .. } = answer else { panic!("{answer:?}") };
+    assert!(matches!(from_init(&socket), Some(FromInit::Ready { .. })));
+    let mut sockets = vec![socket];
+    let own = launcher.child.id().cast_signed();
+    let is_zygote = |pid: &i32| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+        name.is_ok_and(|name| name.trim() == "trl-zygote") && trl::sys::tree::is_alive(*pid)
+    };
+    let mut victim = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    let stranger = victim.id().cast_signed();
+    // Its own number, the launcher's, that of a session it made before, and a stranger's.
+    for session in 2..6 {
+        let zygote = trl::sys::tree::descendants(own, &|_| false).into_keys().find(is_zygote).unwrap();
+        // The first that is kept is the launcher's. The user whose the zygote is gets at it while maps are written.
+        let Ok(stolen) = taken(zygote, 64) else {
+            println!("skipped: zygotes cannot be looked into here");
+            break;
+        };
+        // Said before it is asked.
+        let pid = [zygote, own, init, stranger][session as usize - 2];
+        let forged = [&[0; 8][..], &FromLauncher::Created { session, pid }.encode()].concat();
+        socket::send(stolen.as_fd(), &forged, &[]).unwrap();
+        let (_ours, theirs) = socket::seqpacket_pair().unwrap();
+        let create = ToLauncher::Create { session, plan: Box::new(launcher.ranged(Ids::Own)) };
+        launcher.say(&create, &[theirs.as_raw_fd()]);
+        let told = launcher.next();
+        let is_refused =
+            matches!(told, Some(FromLauncher::CreateFailed { session: of, .. }) if of == session);
+        assert!(is_refused, "{told:?}");
+        launcher.say(&ToLauncher::Kill { session }, &[]);
+        // Another one takes its place.
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(zygote), nix::sys::signal::SIGKILL).ok();
+        while trl::sys::tree::is_alive(zygote) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let (socket, answer) = launcher.create(session + 100, launcher.ranged(Ids::Own));
+        assert!(matches!(answer, FromLauncher::Created { .. }), "{answer:?}");
+        sockets.push(socket);
+        assert!(trl::sys::tree::is_alive(init) && trl::sys::tree::is_alive(stranger));
+    }
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+}
+
+#[test]
+fn an_init_obeys_nobody_in_its_session_who_says_to_be_outside() {
+    let launcher = Launcher::start("queued");
+    let (socket, answer) = launcher.create(1, launcher.ranged(Ids::Own));
+    assert!(matches!(answer, FromLauncher::Created { .. }), "{answer:?}");
+    assert!(matches!(from_init(&socket), Some(FromInit::Ready { .. })));
+    // SIGTERM, SI_QUEUE, process 0.
+    let script = format!(
+        "my $info = pack('i6x104', 15, 0, -1, 0, 0, 0); print syscall({}, 1, 15, $info)",
+        libc::SYS_rt_sigqueueinfo
+    );
+    let mut output = spawn(&socket, 7, &["perl", "-e", &script]);
+    assert!(matches!(from_init(&socket), Some(FromInit::Started { exec: 7, .. })));
+    assert!(matches!(from_init(&socket), Some(FromInit::LeaderExited { exec: 7, last: true, .. })));
+    let mut text = String::new();
+    output.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "0", "the signal was not sent");
+    let _output = spawn(&socket, 8, &["true"]);
+    assert!(matches!(from_init(&socket), Some(FromInit::Started { exec: 8, .. })));
+    // From outside it is.
+    let FromLauncher::Created { pid, .. } = answer else { panic!("{answer:?}") };
+    let _over = from_init(&socket);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGTERM).unwrap();
+    assert!(matches!(from_init(&socket), Some(FromInit::Destroyed { .. })));
+}
+
 #[test]
 fn a_launcher_of_roots_is_held_to_the_operators_file() {
     if !nix::unistd::geteuid().is_root() {
@@ -505,6 +592,14 @@ fn a_launcher_by_file_capabilities_is_held_to_the_operators_file_and_has_none_wi
     assert_eq!(capabilities(bare.child.id().cast_signed()), 0);
     bare.say(&ToLauncher::Prepare, &[]);
     assert_eq!(bare.next(), Some(FromLauncher::Prepared { ids: HostIds::NoRange }));
+    // As what runs in sessions it has none: anybody may execute it so.
+    let bait = trl::launcher::attacks::Bait::default().arguments();
+    let user = ["--reuid", "1900000700", "--regid", "1900000700", "--clear-groups", &shown];
+    let key = (trl::launcher::protocol::PROBE_KEY, trl::launcher::protocol::ATTACKS);
+    let mut command = std::process::Command::new("setpriv");
+    let output = command.args(user).args(bait).env(key.0, key.1).current_dir("/").output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains(&format!("credentials: become root={}\n", libc::EPERM)), "{said}");
 }
 
 /// Like [`receive`], of one that may end without reading what was sent.

@@ -61,10 +61,15 @@ struct Launcher {
 /// from, or the one that attacks.
 #[must_use]
 pub fn main() -> i32 {
-    match std::env::var_os(protocol::PROBE_KEY) {
-        Some(what) if what == protocol::ATTACKS => return attacks::run(),
-        Some(_) => return probe::run(),
-        None => {}
+    if let Some(what) = std::env::var_os(protocol::PROBE_KEY) {
+        // Whoever executes a program with file capabilities sets this too; in a session there is nothing to give up.
+        if capabilities::can_map_ids()
+            && !nix::unistd::geteuid().is_root()
+            && capabilities::drop_own().is_err()
+        {
+            return 1;
+        }
+        return if what == protocol::ATTACKS { attacks::run() } else { probe::run() };
     }
     match start() {
         Ok(mut launcher) => launcher.0.serve(&launcher.1),
@@ -241,18 +246,32 @@ impl Launcher {
             Err(error) => return self.say(&failed(&error)),
         };
         match made {
-            Ok(made) => {
-                if let FromLauncher::Created { pid, .. } = made.answer {
+            Ok(made) => match made.answer {
+                FromLauncher::Created { session: of, pid } if of == session && self.is_new_init(pid) => {
                     self.sessions.insert(pid, Session { number: session, killed: 0, slot: made.slot });
+                    self.say(&made.answer);
                 }
-                self.say(&made.answer);
-            }
+                FromLauncher::CreateFailed { session: of, .. } if of == session => self.say(&made.answer),
+                _ => {
+                    // It is no zygote any more.
+                    self.zygote = None;
+                    self.say(&failed(&io::Error::from_raw_os_error(libc::EBADMSG)));
+                }
+            },
             Err(error) => {
                 // The next session gets another one.
                 self.zygote = None;
                 self.say(&failed(&error));
             }
         }
+    }
+
+    /// Whether `pid` can be what a zygote made: the zygote is its user's, who can have it say anything, and what is taken
+    /// for an init here is ended here, with this process's privilege.
+    fn is_new_init(&self, pid: i32) -> bool {
+        let is_known = self.sessions.contains_key(&pid)
+            || self.zygote.as_ref().is_some_and(|zygote| zygote.pid() == pid);
+        !is_known && process::is_child(pid)
     }
 
     fn zygote(&mut self) -> io::Result<&zygote::Zygote> {
@@ -301,6 +320,8 @@ impl Launcher {
                     if let Some(session) = self.sessions.remove(&pid) {
                         self.unproven.push((session, status));
                     } else {
+                        // Its number may soon be another's.
+                        self.zygote.take_if(|zygote| zygote.pid() == pid);
                         zombies += 1;
                     }
                 }

@@ -154,7 +154,8 @@ pub fn signal_descriptor() -> io::Result<OwnedFd> {
 }
 
 /// Takes one pending signal from the descriptor: its number, and its sender's process id, which is 0 where the sender
-/// is outside of the caller's PID namespace (pid_namespaces(7)).
+/// is outside of the caller's PID namespace (pid_namespaces(7)), and `u32::MAX` where the sender could name anybody
+/// (rt_sigqueueinfo(2), which the kernel keeps to negative codes).
 #[must_use]
 pub fn take_signal(descriptor: &OwnedFd) -> Option<(i32, u32)> {
     // SAFETY: all zeroes is a valid value of this plain struct, and the kernel fills in at most its size.
@@ -162,7 +163,8 @@ pub fn take_signal(descriptor: &OwnedFd) -> Option<(i32, u32)> {
         let mut info: libc::signalfd_siginfo = std::mem::zeroed();
         let size = size_of::<libc::signalfd_siginfo>();
         let got = libc::read(descriptor.as_raw_fd(), (&raw mut info).cast(), size);
-        (got == size as isize).then_some((info.ssi_signo as i32, info.ssi_pid))
+        let sender = if info.ssi_code < 0 { u32::MAX } else { info.ssi_pid };
+        (got == size as isize).then_some((info.ssi_signo as i32, sender))
     }
 }
 
@@ -250,6 +252,17 @@ pub fn ended_within(pid: i32, bound: std::time::Duration) -> Option<i32> {
             // No child of that number: as if it had ended badly.
             _ => return Some(libc::SIGKILL),
         }
+    }
+}
+
+/// Whether `pid` is a child of this process that it has not reaped: no other process has that number then.
+#[must_use]
+pub fn is_child(pid: i32) -> bool {
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: all zeroes is a valid value of this plain struct, and the kernel fills in at most its size.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        pid > 0 && libc::waitid(libc::P_PID, pid.unsigned_abs(), &raw mut info, options) == 0
     }
 }
 
