@@ -178,6 +178,32 @@ fn the_hosts_own_directory_is_worked_in_and_nothing_beside_it() {
 }
 
 #[test]
+fn what_a_workspace_protects_is_no_workspace_itself() {
+    for by in ways() {
+        let ground = Ground::repository(*by);
+        let daemon = ground.start(&[]);
+        let mut client = daemon.connect();
+        let git = ground.project.join(".git");
+        ground.directory(&git.join("hooks/more"));
+        ground.directory(&git.join("objects"));
+        for path in [git.clone(), git.join("hooks"), git.join("hooks/more")] {
+            let error = client.error("session.create", asking("host", &path));
+            assert_eq!(
+                (error["code"].as_str(), error["detail"]["field"].as_str()),
+                (Some("POLICY_DENIED"), Some("workspace")),
+                "{error}"
+            );
+        }
+        let mut read_only = asking("host", &git);
+        read_only["workspace"]["read_only"] = json!(true);
+        for allowed in [read_only, asking("overlay", &git), asking("host", &git.join("objects"))] {
+            let made = client.ok("session.create", allowed);
+            end(&mut client, made["session_id"].as_str().unwrap());
+        }
+    }
+}
+
+#[test]
 fn the_command_line_asks_for_the_same() {
     for by in ways() {
         let ground = Ground::new(*by);

@@ -82,6 +82,19 @@ impl Workspaces {
         self.roots.iter().any(|root| is_beneath(path, root))
     }
 
+    /// Which entry a workspace above `path` would protect, where `path` is one or lies in one, or such an entry in it.
+    fn lies_in_protected<'a>(&self, path: &str, protect: &'a [String]) -> Option<&'a str> {
+        let above = path
+            .match_indices('/')
+            .map(|(at, _)| path.split_at(at))
+            .filter(|(above, _)| self.is_within(above));
+        let below: Vec<&str> = above.map(|(_, below)| below).collect();
+        protect.iter().map(|entry| entry.trim_end_matches('/')).find(|entry| {
+            let entry = format!("/{entry}");
+            below.iter().any(|below| is_beneath(below, &entry) || is_beneath(&entry, below))
+        })
+    }
+
     /// Whether a session may work in that directory.
     ///
     /// # Errors
@@ -170,6 +183,14 @@ pub fn request(
             let path = asked.path.as_deref().or(working_dir);
             let path = path.ok_or_else(|| invalid(field, "host and overlay need a path, or working_dir"))?;
             config.workspaces.allow(field, path)?;
+            let is_kept = asked.mode == WorkspaceWord::Host && !read_only;
+            let protect = if is_kept { policy.workspace.protect.as_slice() } else { &[] };
+            if let Some(entry) = config.workspaces.lies_in_protected(path, protect) {
+                let why = format!(
+                    "{field}: it has to do with {entry}, which the policy protects in a workspace above it"
+                );
+                return Err(WireError::new(Code::PolicyDenied, why).with(json!({"field": field})));
+            }
             request.workspace = Some(WorkspaceChoice {
                 source: path.to_owned(),
                 overlay: asked.mode == WorkspaceWord::Overlay,
