@@ -9,9 +9,13 @@
 //! What lies between the death of the last holder and that of the session's last process is covered by the
 //! file's content: a byte is 1 where it is known that no process has that id. A slot whose bytes are anything else
 //! (it was not let go in order, or the file is new) is given out only after a look at all processes.
+//!
+//! Launchers of one user that do not see the same directories (`PrivateTmp=`, a `/run/user` that came or went)
+//! have two files. So the kernel is asked for processes of a slot's users each time; only two such launchers that
+//! take one slot within the same moment are not told apart by it.
 
 use super::ceiling::Ranges;
-use crate::sys::{lock, proc};
+use crate::sys::{lock, proc, process};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, fstat, lstat, stat};
 use nix::sys::uio::{pread, pwrite};
@@ -114,7 +118,7 @@ impl Slots {
                 if !self.is_there(&slot.lock) {
                     break;
                 }
-                if is_known_free(&slot) || self.look(&slot)? {
+                if (is_known_free(&slot) || self.look(&slot)?) && !is_in_use(&slot) {
                     pwrite(&slot.lock, &vec![0; count as usize], i64::from(slot.uid))?;
                     return Ok(slot);
                 }
@@ -170,6 +174,12 @@ fn is_known_free(slot: &Slot) -> bool {
     let mut known = vec![0; slot.count as usize];
     let read = pread(slot.lock.as_fd(), &mut known, i64::from(slot.uid));
     read == Ok(known.len()) && known.iter().all(|byte| *byte == FREE)
+}
+
+/// Whether a process has a user id of it, whatever the file says: a launcher that sees another `/run/user` or `/tmp`
+/// has another file.
+fn is_in_use(slot: &Slot) -> bool {
+    (slot.uid..slot.uid + slot.count).any(process::is_anybodys)
 }
 
 /// Every user and group of every process.
@@ -238,6 +248,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_process_has_is_not_given_out_though_the_file_says_that_it_is_free() {
+        let directory = tempfile::tempdir().unwrap();
+        let own = nix::unistd::getuid().as_raw();
+        let range = Range { first: own, count: 1 };
+        let used = Slots { ranges: Ranges { uids: range, gids: range }, ..slots(directory.path(), 1) };
+        let told = Slot { uid: own, gid: own, count: 1, lock: used.open().unwrap() };
+        told.is_free();
+        assert!(is_known_free(&told) && is_in_use(&told));
+        assert!(used.take(1, 0).is_err());
+        let free = slots(directory.path(), 8).take(8, 0).unwrap();
+        assert!(!is_in_use(&free));
+    }
+
+    #[test]
     fn what_was_not_let_go_in_order_is_looked_at() {
         let directory = tempfile::tempdir().unwrap();
         let own = nix::unistd::geteuid().as_raw();
@@ -246,7 +270,7 @@ mod tests {
         let busy = Slots { ranges: Ranges { uids: range, gids: range }, ..slots(directory.path(), 1) };
         let taken = busy.take(1, 0);
         // Root's own id is in no range; somebody runs as the next one or nobody does.
-        assert!(own == 0 || taken.is_err());
+        assert!(taken.is_err() || !is_in_use(&taken.unwrap()));
         let free = slots(directory.path(), 8);
         let slot = free.take(8, 0).unwrap();
         assert!(!is_known_free(&slot));

@@ -117,6 +117,17 @@ pub fn hard_limit(resource: u32) -> io::Result<u64> {
     Ok(now.rlim_max)
 }
 
+/// Whether any process that can be seen has that real user id. The kernel looks among its users first, so it costs
+/// nothing where there is none (`getpriority(2)`, `PRIO_USER`).
+#[must_use]
+pub fn is_anybodys(uid: u32) -> bool {
+    // SAFETY: numbers only. 0 would be the caller itself.
+    let found = unsafe {
+        super::raw::syscall(libc::SYS_getpriority, libc::PRIO_USER as usize, uid as usize, 0, 0, 0)
+    };
+    found != -(libc::ESRCH as isize)
+}
+
 /// The name in `ps`, 15 bytes at most.
 pub fn set_name(name: &std::ffi::CStr) {
     // SAFETY: a NUL-terminated string that outlives the call.
