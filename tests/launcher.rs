@@ -6,7 +6,8 @@ use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 use trl::launcher::protocol::{
-    FromInit, FromLauncher, HostIds, SpawnHeader, Stage, Target, ToInit, ToLauncher, VERSION, spawn_packets,
+    About, FromInit, FromLauncher, HostIds, SpawnHeader, Stage, Target, ToInit, ToLauncher, VERSION,
+    spawn_packets,
 };
 use trl::plan::{Fill, Ids, Isolation, Mount, Namespaces, Rlimit, Root, SessionPlan};
 use trl::sys::{mark, socket};
@@ -341,7 +342,10 @@ fn a_working_directory_or_shell_that_is_not_there_is_refused() {
         (SessionPlan { shell: b"/bin/no-such-shell".to_vec(), ..launcher.plan() }, Stage::Shell),
     ] {
         let (socket, _) = launcher.create(u64::from(stage as u8), plan);
-        assert_eq!(from_init(&socket), Some(FromInit::Failed { stage, errno: libc::ENOENT }));
+        assert_eq!(
+            from_init(&socket),
+            Some(FromInit::Failed { stage, errno: libc::ENOENT, about: About::new("") })
+        );
         assert!(matches!(launcher.next(), Some(FromLauncher::Ended { .. })));
     }
 }

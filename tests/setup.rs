@@ -164,7 +164,9 @@ fn a_policy_that_this_host_cannot_fulfil() {
         let error = refused(&daemon, &mut client, json!({"policy": "absent"}));
         has(&error, "POLICY_DENIED", &["/no/such/data"]);
         let error = refused(&daemon, &mut client, json!({"policy": "large"}));
-        has(&error, "ISOLATION_UNAVAILABLE", &["root", "EFBIG"]);
+        has(&error, "ISOLATION_UNAVAILABLE", &["root", "EFBIG", large.to_str().unwrap()]);
+        let object = error["detail"]["layers"][0]["object"].as_str().unwrap();
+        assert!(object.ends_with(large.to_str().unwrap()), "{error}");
         let error = refused(&daemon, &mut client, json!({"policy": "gone"}));
         assert!(error["code"] != "INTERNAL_ERROR", "{error}");
         works(&mut client, "good");
@@ -187,6 +189,11 @@ fn a_launcher_without_means() {
     let mut client = daemon.connect();
     // What is made once and kept is made.
     works(&mut client, "default");
+    // Where sessions have host ids of their own, the file of these is the first that is written to.
+    let made = client.ok("session.create", json!({"policy": "default"}));
+    let layers = made["isolation"]["layers"].as_array().unwrap();
+    let has_own_ids = layers.iter().any(|layer| layer["layer"] == "user" && layer["enforced"] == "full");
+    client.ok("session.destroy", json!({"session_id": made["session_id"], "force": true}));
     let launcher = daemon.launcher();
     for policy in ["default", "l1"] {
         // Whoever makes the session: for `l1` the launcher itself.
@@ -205,7 +212,7 @@ fn a_launcher_without_means() {
             let (stage, code) = if policy == "l1" {
                 ("clone", "RESOURCE_PRESSURE")
             } else if errno == "EFBIG" {
-                ("root", "ISOLATION_UNAVAILABLE")
+                (if has_own_ids { "host_ids" } else { "root" }, "ISOLATION_UNAVAILABLE")
             } else {
                 ("namespaces", "ISOLATION_UNAVAILABLE")
             };

@@ -304,7 +304,7 @@ async fn created(slot: &Slot) -> Option<i32> {
 }
 
 async fn ready(link: &Link, slot: &Slot) -> Result<(), WireError> {
-    let failed = |stage: Stage, errno: i32| match stage {
+    let failed = |stage: Stage, errno: i32, about: &str| match stage {
         Stage::WorkingDirectory => invalid("working_dir", "not a directory that the session can enter")
             .with(json!({"field": "working_dir", "errno": errno})),
         Stage::Shell => invalid("shell", "not an executable file of the session")
@@ -319,7 +319,7 @@ async fn ready(link: &Link, slot: &Slot) -> Result<(), WireError> {
         | Stage::Network
         | Stage::Capabilities
         | Stage::Landlock
-        | Stage::Seccomp => isolation::unmade(stage, errno),
+        | Stage::Seccomp => isolation::unmade(stage, errno, about),
         _ => {
             let remedy = isolation::exhausted(errno);
             let code = if remedy.is_some() { Code::ResourcePressure } else { Code::InternalError };
@@ -329,13 +329,13 @@ async fn ready(link: &Link, slot: &Slot) -> Result<(), WireError> {
                 .with(json!({"stage": stage.name(), "errno": errno}))
         }
     };
-    let mut buffer = [0u8; 128];
+    let mut buffer = [0u8; 256];
     let said = timeout(KILL_BOUND, link.receive(&mut buffer)).await;
     match said {
         Err(_) => Err(WireError::new(Code::ResourcePressure, "the session did not get ready in time")),
         Ok(Ok(length @ 1..)) => match FromInit::decode(&buffer[..length]) {
             Ok(FromInit::Ready { .. }) => Ok(()),
-            Ok(FromInit::Failed { stage, errno }) => Err(failed(stage, errno)),
+            Ok(FromInit::Failed { stage, errno, about }) => Err(failed(stage, errno, about.as_str())),
             _ => Err(WireError::new(Code::InternalError, "init said what is not of its protocol")),
         },
         Ok(_) => {
@@ -353,7 +353,7 @@ async fn ready(link: &Link, slot: &Slot) -> Result<(), WireError> {
                 }
             };
             let (stage, errno) = timeout(KILL_BOUND, why).await.unwrap_or((Stage::Init, libc::ETIMEDOUT));
-            Err(failed(stage, errno))
+            Err(failed(stage, errno, ""))
         }
     }
 }

@@ -201,7 +201,7 @@ fn is_public(path: &str) -> bool {
 
 /// The refusal of a session whose isolation the kernel did not give, with what an operator can do.
 #[must_use]
-pub fn unmade(stage: Stage, errno: i32) -> WireError {
+pub fn unmade(stage: Stage, errno: i32, about: &str) -> WireError {
     let (name, remedy) = match stage {
         Stage::Namespaces => (layer::NAMESPACE_USER, host::NAMESPACES_REMEDY.to_owned()),
         Stage::Network => (layer::NAMESPACE_NET, OTHER.to_owned()),
@@ -218,9 +218,10 @@ pub fn unmade(stage: Stage, errno: i32) -> WireError {
     };
     // Of namespaces ENOSPC is a limit that the remedy names.
     let remedy = exhausted(errno).map_or(remedy, str::to_owned);
-    let reason = format!("{}: {:?}; {remedy}", stage.name(), nix::errno::Errno::from_raw(errno));
+    let tried = if about.is_empty() { String::new() } else { format!("{about}: ") };
+    let reason = format!("{}: {tried}{:?}; {remedy}", stage.name(), nix::errno::Errno::from_raw(errno));
     unavailable(json!([{"layer": name, "requested": Demand::Required, "enforced": Enforcement::None,
-        "errno": errno, "reason": reason}]))
+        "errno": errno, "object": about, "reason": reason}]))
 }
 
 /// What to do about an errno that tells of something used up.

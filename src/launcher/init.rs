@@ -7,7 +7,7 @@
 //! death, ends the session.
 
 use super::protocol::{
-    FromInit, MAX_PACKET, MAX_SPAWN_PAYLOAD, MAX_SPAWN_STRINGS, SpawnHeader, Stage, Target, ToInit,
+    About, FromInit, MAX_PACKET, MAX_SPAWN_PAYLOAD, MAX_SPAWN_STRINGS, SpawnHeader, Stage, Target, ToInit,
 };
 use crate::plan::{Namespaces, SessionPlan};
 use crate::sys::slot::{Command, Event, Limit, Slot, Step};
@@ -54,15 +54,16 @@ struct Init {
 
 /// Runs the init; yields its exit code. `ids` is the lock on the session's host ids.
 pub fn run(plan: SessionPlan, control: OwnedFd, program: OwnedFd, ids: Option<OwnedFd>) -> i32 {
-    let failed = |stage, errno| {
-        let message = FromInit::Failed { stage, errno };
+    let failed_at = |stage, errno, about: &str| {
+        let message = FromInit::Failed { stage, errno, about: About::new(about) };
         // The daemon may be gone: then there is nobody to tell.
         socket::send(control.as_fd(), message.encode().as_bytes(), &[]).ok();
         1
     };
+    let failed = |stage, errno| failed_at(stage, errno, "");
     process::set_name(c"trl-init");
     if let Err(step) = crate::layers::confine_init(&plan, program.as_fd()) {
-        return failed(step.stage, step.errno);
+        return failed_at(step.stage, step.errno, &step.about);
     }
     // A change of credentials clears the parent-death signal, so it is set after.
     let parent = nix::unistd::getppid();

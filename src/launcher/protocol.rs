@@ -9,18 +9,20 @@
 //! Nothing here touches the system. A packet that does not decode to the last byte is [`DecodeError`], and
 //! whoever holds more privilege than its sender ends the conversation on it.
 
+mod about;
 mod bytes;
 mod init;
 mod launcher;
 mod stage;
 
+pub use about::About;
 pub use bytes::Packet;
 pub use init::{FromInit, SpawnError, SpawnHeader, Target, ToInit, spawn_packets};
 pub use launcher::{FromLauncher, HostIds, ToLauncher};
 pub use stage::Stage;
 
 /// Version of these messages; launcher and daemon must agree, so a half-upgraded pair refuses to start.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The variable that makes the launcher's program the process that evidence is read from.
 pub const PROBE_KEY: &str = "TRL_PROBE";
 /// Its value, and the name of a command, that make it the process that attacks; see `trl verify`.

@@ -24,10 +24,18 @@ pub struct StepError {
     pub stage: Stage,
     /// Why.
     pub errno: i32,
+    /// What was tried on what, where the stage alone does not say it.
+    pub about: String,
+}
+
+impl StepError {
+    fn new(stage: Stage, errno: i32) -> Self {
+        Self { stage, errno, about: String::new() }
+    }
 }
 
 fn step<T>(stage: Stage, result: io::Result<T>) -> Result<T, StepError> {
-    result.map_err(|error| StepError { stage, errno: error.raw_os_error().unwrap_or(libc::EIO) })
+    result.map_err(|error| StepError::new(stage, error.raw_os_error().unwrap_or(libc::EIO)))
 }
 
 /// What an init does to itself, once, before it reads its socket.
@@ -57,8 +65,11 @@ pub fn confine_init(plan: &SessionPlan, program: BorrowedFd<'_>) -> Result<(), S
         let own = sys::proc::root().map(|procfs| (procfs, Access(Access::READ)));
         let probe = (program, Access(Access::READ | Access::EXECUTE));
         let also: Vec<_> = own.into_iter().chain([probe]).collect();
-        landlock::apply(rules, &also)
-            .map_err(|error| StepError { stage: Stage::Landlock, errno: error.errno })?;
+        landlock::apply(rules, &also).map_err(|error| StepError {
+            stage: Stage::Landlock,
+            errno: error.errno,
+            about: format!("{} {}", error.operation, error.object),
+        })?;
     }
     match &filters {
         Some(filters) => step(Stage::Seccomp, seccomp::apply(filters)),
@@ -68,7 +79,7 @@ pub fn confine_init(plan: &SessionPlan, program: BorrowedFd<'_>) -> Result<(), S
 
 /// Compiled before anything is confined, so that a fault of the plan changes nothing.
 fn compiled(isolation: &Isolation) -> Result<Option<seccomp::Filters>, StepError> {
-    let fault = |_| StepError { stage: Stage::Seccomp, errno: libc::EINVAL };
+    let fault = |_| StepError::new(Stage::Seccomp, libc::EINVAL);
     isolation.seccomp.as_ref().map(|calls| seccomp::compile(calls).map_err(fault)).transpose()
 }
 
@@ -90,11 +101,15 @@ fn own_namespaces(isolation: &Isolation) -> Result<(), StepError> {
     step(Stage::Init, keyring::join_new())?;
     if let Some(planned) = &isolation.root {
         let ids = (isolation.inside_uid, isolation.inside_gid);
-        let fell_back = root::build(planned, ids)
-            .map_err(|failure| StepError { stage: Stage::Root, errno: failure.errno })?;
+        let fell_back = root::build(planned, ids).map_err(|failure| StepError {
+            stage: Stage::Root,
+            errno: failure.errno,
+            about: format!("{} {}", failure.operation, failure.object.name(planned)),
+        })?;
         // A view that became a bind shares locks and file events with other sessions: not what was planned.
         if !fell_back.is_empty() {
-            return Err(StepError { stage: Stage::Root, errno: libc::EOPNOTSUPP });
+            let about = "an overlay of the system's directories".to_owned();
+            return Err(StepError { stage: Stage::Root, errno: libc::EOPNOTSUPP, about });
         }
     }
     match sys::proc::root() {

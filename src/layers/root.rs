@@ -52,6 +52,25 @@ pub enum Object {
     Protect(usize),
 }
 
+impl Object {
+    /// As the session would see it.
+    #[must_use]
+    pub fn name(self, root: &Root) -> String {
+        let text = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
+        let workspace = root.workspace.as_ref();
+        match self {
+            Self::Root => "/".to_owned(),
+            Self::Mount(index) => root.mounts.get(index).map(|mount| text(&mount.target)).unwrap_or_default(),
+            Self::Workspace => workspace.map(|workspace| text(&workspace.target)).unwrap_or_default(),
+            Self::Protect(index) => workspace
+                .and_then(|workspace| {
+                    Some(text(&workspace.target) + "/" + &text(workspace.protect.get(index)?))
+                })
+                .unwrap_or_default(),
+        }
+    }
+}
+
 /// A root that could not be built; nothing of it is left mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failure {

@@ -63,13 +63,13 @@ impl<'a> Reader<'a> {
 /// A small packet on the stack.
 #[derive(Clone, Copy)]
 pub struct Packet {
-    bytes: [u8; 56],
+    bytes: [u8; 192],
     length: usize,
 }
 
 impl Packet {
     pub fn new() -> Self {
-        Self { bytes: [0; 56], length: 0 }
+        Self { bytes: [0; 192], length: 0 }
     }
 
     pub fn push(mut self, bytes: &[u8]) -> Self {

@@ -1,5 +1,6 @@
 //! Between the daemon and a session's init.
 
+use super::about::About;
 use super::bytes::{Packet, Reader, Writer};
 use super::{DecodeError, MAX_PACKET, MAX_SPAWN_PAYLOAD, MAX_SPAWN_STRINGS, Stage};
 use std::collections::BTreeMap;
@@ -78,6 +79,8 @@ pub enum FromInit {
         stage: Stage,
         /// With what.
         errno: i32,
+        /// What was tried on what.
+        about: About,
     },
     /// The command has been executed.
     Started {
@@ -239,7 +242,9 @@ impl FromInit {
         let packet = Packet::new();
         match *self {
             Self::Ready { pid } => packet.u8(1).u32(pid.cast_unsigned()),
-            Self::Failed { stage, errno } => packet.u8(2).u8(stage as u8).u32(errno.cast_unsigned()),
+            Self::Failed { stage, errno, about } => {
+                packet.u8(2).u8(stage as u8).u32(errno.cast_unsigned()).push(about.as_str().as_bytes())
+            }
             Self::Started { exec, pid } => packet.u8(3).u64(exec).u32(pid.cast_unsigned()),
             Self::SpawnFailed { exec, stage, errno } => {
                 packet.u8(4).u64(exec).u8(stage as u8).u32(errno.cast_unsigned())
@@ -279,7 +284,11 @@ impl FromInit {
         let mut reader = Reader(packet);
         let message = match reader.u8()? {
             1 => Self::Ready { pid: reader.i32()? },
-            2 => Self::Failed { stage: Stage::from_number(reader.u8()?)?, errno: reader.i32()? },
+            2 => Self::Failed {
+                stage: Stage::from_number(reader.u8()?)?,
+                errno: reader.i32()?,
+                about: About::decode(std::mem::take(&mut reader.0))?,
+            },
             3 => Self::Started { exec: reader.u64()?, pid: reader.i32()? },
             4 => Self::SpawnFailed {
                 exec: reader.u64()?,
