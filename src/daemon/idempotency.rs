@@ -13,7 +13,6 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::fmt::Write as _;
 use std::fs::File;
 use std::rc::Rc;
 use tokio::sync::Notify;
@@ -109,7 +108,7 @@ fn name_of(principal: &Principal, key: &str) -> Name {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut line, byte| {
         // Writing to a String cannot fail.
-        let _ = write!(line, "{byte:02x}");
+        line.push_str(&format!("{byte:02x}"));
         line
     })
 }

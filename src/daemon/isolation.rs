@@ -221,7 +221,7 @@ pub fn unmade(stage: Stage, errno: i32, about: &str) -> WireError {
     let tried = if about.is_empty() { String::new() } else { format!("{about}: ") };
     let reason = format!("{}: {tried}{:?}; {remedy}", stage.name(), nix::errno::Errno::from_raw(errno));
     unavailable(json!([{"layer": name, "requested": Demand::Required, "enforced": Enforcement::None,
-        "errno": errno, "object": about, "reason": reason}]))
+        "errno": errno, "object": (!about.is_empty()).then_some(about), "reason": reason}]))
 }
 
 /// What to do about an errno that tells of something used up.

@@ -265,8 +265,9 @@ impl Slot {
         }
     }
 
-    /// Has the slot's reaper start the command, a new one where there is none. The slot was claimed. The payload must hold exactly the strings that `command`
-    /// counts, each ended by a NUL, or nothing is started and `EINVAL` comes back.
+    /// Has the slot's reaper start the command, a new one where there is none. The slot was claimed. The payload must
+    /// hold exactly the strings that `command` counts, each ended by a NUL, or nothing is started and `EINVAL` comes
+    /// back.
     ///
     /// # Errors
     /// A positive errno.

@@ -201,6 +201,11 @@ fn logs(args: &DoctorArgs, values: &Environment) -> Vec<Line> {
             .keys()
             .filter(|key| values.get(key).is_some_and(|value| is_in(value.expose(), &bytes)))
             .collect();
+        if found.is_empty() && bytes.len() as u64 == MAX_LOG {
+            let found =
+                format!("{shown}: no value in its first {} MiB; the rest was not looked at", MAX_LOG >> 20);
+            return Line::bad(AREA, name, State::Warn, found, "split it, and name each part");
+        }
         if found.is_empty() {
             return Line::ok(AREA, name, format!("{shown} holds no value of the env file"));
         }
